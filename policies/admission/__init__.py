@@ -1,0 +1,1 @@
+"""Admission: how much may enter a round, and what can never run."""

@@ -1,0 +1,55 @@
+"""The intake: cut what a request asks for to what can ever fit, and refuse what never can.
+
+The limits are SGLang 0.5.23's, with one addition. A prompt just below the pool's size passes
+SGLang's own test, is never admitted by its budget (whose comparison is strict) and blocks the queue
+for ever; here it is refused, and told why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from policies.request import Request
+
+
+class Intake:
+    """See the module.
+
+    Args:
+        capacity: tokens the KV pool holds.
+        page_size: tokens a page.
+        context_limit: tokens of prompt and output that one request may have; None for the pool's.
+        clip: the budget counts at most that many of a request's output tokens.
+    """
+
+    def __init__(
+        self, capacity: int, page_size: int, context_limit: int | None = None, clip: int = 4096
+    ) -> None:
+        self.capacity = capacity
+        self.page_size = page_size
+        self.context_limit = capacity if context_limit is None else context_limit
+        self._clip = clip
+
+    def check(self, request: Request) -> str | None:
+        """Cut the request's `max_new_tokens`; returns why it is refused, or None if it may come in."""
+        prompt = request.prompt_len
+        limit = min(self.context_limit, self.capacity)
+        if prompt < 1:
+            return "the prompt is empty"
+        if prompt >= limit:
+            which = "the context limit" if self.context_limit <= self.capacity else "the KV pool"
+            return (
+                f"the prompt has {prompt} tokens; {which} of {limit} takes prompts of at most "
+                f"{limit - 1}"
+            )
+        pages = -(-prompt // self.page_size) * self.page_size
+        most = min(limit - 1 - prompt - 1, self.capacity - pages - self.page_size - 1)
+        request.max_new_tokens = max(0, min(request.max_new_tokens, most))
+        need = prompt + min(request.max_new_tokens, self._clip) + self.page_size
+        if need >= self.capacity:
+            return (
+                f"the prompt has {prompt} tokens and needs {need} with its reserve; "
+                f"the KV pool of {self.capacity} admits fewer than it holds"
+            )
+        return None

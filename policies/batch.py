@@ -1,0 +1,213 @@
+"""The messages between the scheduler and a world: batches out, arrivals and results in.
+
+A batch is a snapshot: the scheduler goes on changing its running batch after launching it. It carries
+no tensor. Its decode rows are held as one `DecodeRows`, whose per-row values are made only for a
+world that asks, because most decode steps differ from the last only in that each row is one token
+longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from policies.request import Request
+
+    Int64Array = npt.NDArray[np.int64]
+
+
+class Mode(StrEnum):
+    """What kind of forward pass a batch is."""
+
+    EXTEND = "extend"  # prompt tokens only
+    DECODE = "decode"  # one token for each running request
+    MIXED = "mixed"  # both
+    EMPTY = "empty"  # no item: takes a place in the pipeline, no time on the device
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillItem:
+    """One request's share of prefill work: tokens [start, start + length) of its sequence.
+
+    `samples` is false for a chunk with more to come: its logits are not needed. `epoch` is the
+    request's when the batch was planned; a result for an older epoch is void.
+    """
+
+    request: Request
+    row: int
+    start: int
+    length: int
+    samples: bool
+    epoch: int
+
+    @property
+    def seq_len(self) -> int:
+        """KV length after this step, in tokens."""
+        return self.start + self.length
+
+
+class Cohort:
+    """The members of a running batch while nobody joins or leaves.
+
+    A member's KV length in round `r` is its offset + r, so one object serves every round until the
+    membership changes.
+    """
+
+    __slots__ = ("__dict__", "first_round", "joined", "offset_sum", "requests")
+
+    def __init__(
+        self,
+        requests: tuple[Request, ...],
+        joined: tuple[Request, ...],
+        first_round: int,
+        offset_sum: int,
+    ) -> None:
+        self.requests = requests
+        self.joined = joined  # those for whom `first_round` is the first decode round
+        self.first_round = first_round
+        self.offset_sum = offset_sum  # sum over members of (KV length in round r) - r
+
+    @cached_property
+    def offsets(self) -> Int64Array:
+        """int64, shape (n,): KV length in round r, minus r. First read while it is current."""
+        round_ = self.first_round
+        return np.array([_kv_len_in(r, round_) - round_ for r in self.requests], dtype=np.int64)
+
+    @cached_property
+    def rows(self) -> Int64Array:
+        """int64, shape (n,): each member's row in the world's per-request tables."""
+        return np.array([r.row for r in self.requests], dtype=np.int64)
+
+
+def _kv_len_in(request: Request, round_: int) -> int:
+    """KV length of a member in a decode round, the token written in it included."""
+    return request._kv_len + round_ + 1 - request._joined
+
+
+class DecodeRows:
+    """The decode part of a batch: every member of `cohort`, one token longer than the round before.
+
+    Args:
+        cohort: the members, in batch order.
+        round: number of this decode round; rounds are launched and committed in order.
+    """
+
+    __slots__ = ("cohort", "round")
+
+    def __init__(self, cohort: Cohort, round: int) -> None:  # noqa: A002 - what it is
+        self.cohort = cohort
+        self.round = round
+
+    def __len__(self) -> int:
+        return len(self.cohort.requests)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The members, in batch order."""
+        return self.cohort.requests
+
+    @property
+    def joined(self) -> tuple[Request, ...]:
+        """Members for whom this is the first decode round since their prefill."""
+        return self.cohort.joined if self.round == self.cohort.first_round else ()
+
+    @property
+    def kv_tokens(self) -> int:
+        """Sum of the rows' KV lengths, the tokens written in this step included."""
+        return self.cohort.offset_sum + len(self.cohort.requests) * self.round
+
+    def seq_lens(self) -> Int64Array:
+        """int64, shape (n,): each row's KV length, the token written in this step included."""
+        return self.cohort.offsets + self.round
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The whole message to a world: what one forward pass computes.
+
+    Items are the prefill items in order, then the decode rows in order. Sampling items, in that
+    order, are the prefill items with `samples`, then every decode row.
+    """
+
+    iteration: int
+    mode: Mode
+    prefill: tuple[PrefillItem, ...] = ()
+    decode: DecodeRows | None = None
+    chunked: Request | None = None  # the request left unfinished by this batch's prefill
+
+    @property
+    def decode_requests(self) -> int:
+        """Decode rows."""
+        return 0 if self.decode is None else len(self.decode)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """New prompt tokens computed."""
+        return sum(item.length for item in self.prefill)
+
+    @property
+    def items(self) -> int:
+        """Prefill items and decode rows."""
+        return len(self.prefill) + self.decode_requests
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the device made of a batch.
+
+    Attributes:
+        stops: indices among the batch's sampling items (see `Batch`), ascending, whose token ends the
+            sequence by itself: EOS, a stop token or a stop string. Requests that ignore EOS are left
+            out by the world.
+        tokens: int32, shape (sampling items,), the sampled ids, for records; None where the world
+            need not say. The scheduler reads ids from `Request.tokens` only.
+    """
+
+    stops: Sequence[int] = ()
+    tokens: npt.NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """What came in since the world was last asked.
+
+    Attributes:
+        now: the world's clock, in nanoseconds.
+        arrivals: new requests, in order of arrival.
+        aborts: ids of requests whose client gave up; handled after the arrivals.
+        ready: ids of requests for which something awaited elsewhere is there now.
+    """
+
+    now: int
+    arrivals: Sequence[Request] = ()
+    aborts: Sequence[str] = ()
+    ready: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What clients could notice.
+
+    Attributes:
+        batch: each sampling item of this batch has had its token accepted, but those of `dropped`.
+        dropped: requests of the batch whose token came too late: ended or retracted meanwhile.
+        ended: requests that ended, in order; `Request.finish_reason` says why.
+        retracted: requests whose KV was given up to make room; they wait again.
+    """
+
+    batch: Batch | None = None
+    dropped: tuple[Request, ...] = ()
+    ended: tuple[Request, ...] = ()
+    retracted: tuple[Request, ...] = ()
+
+
+NO_EVENTS = Events()

@@ -1,0 +1,1 @@
+"""Batching: see the modules."""

@@ -1,0 +1,1 @@
+"""Cache: see the modules."""

@@ -1,0 +1,79 @@
+"""What the scheduler asks of a prefix cache.
+
+A cache owns pages: those of finished or checkpointed prefixes. Its tokens are `protected` while a
+request holds them and `evictable` otherwise. It knows token ids and pages, and nothing of requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Int32Array = npt.NDArray[np.int32]
+
+
+class Match(NamedTuple):
+    """A prefix found, or just entered: its length in tokens and the cache's handle of its end."""
+
+    length: int
+    node: Any
+
+
+NO_MATCH = Match(0, None)
+
+
+class PrefixCache(Protocol):
+    """Prefixes of token sequences, in namespaces (`extra_key`)."""
+
+    evictable: int  # tokens that nobody holds
+    protected: int  # tokens that requests hold
+    shares: bool  # False: finds and keeps nothing, ever
+
+    def match(self, tokens: Int32Array, extra_key: str | None = None) -> Match:
+        """The longest cached prefix, floored to pages. Counts as a use of it."""
+        ...
+
+    def insert(
+        self,
+        tokens: Int32Array,
+        pages: Int32Array | None,
+        extra_key: str | None = None,
+        priority: int = 0,
+        inserted_len: int = 0,
+    ) -> Match:
+        """Enter a sequence, floored to pages, with the pages that hold it.
+
+        Args:
+            tokens: int32 ids, shape (n,).
+            pages: the page numbers of the sequence, or None where pages are only counted.
+            extra_key: namespace.
+            priority: kept as the largest ever given to each part of the path.
+            inserted_len: leading tokens whose entering is not counted as a hit again.
+
+        Returns:
+            how much was there already (the caller's pages for it are not taken), and the end.
+        """
+        ...
+
+    def pages(self, node: Any) -> Int32Array:
+        """The page numbers of the whole path that ends at `node`."""
+        ...
+
+    def lock(self, node: Any) -> None:
+        """Protect the path that ends at `node` from eviction; locks add up."""
+        ...
+
+    def unlock(self, node: Any) -> None:
+        """Take one lock back."""
+        ...
+
+    def evict(self, tokens: int) -> int:
+        """Free at least `tokens` tokens, or all that can be; returns how many were."""
+        ...
+
+    def check(self) -> None:
+        """Raise AssertionError if the cache contradicts itself."""
+        ...

@@ -1,0 +1,311 @@
+"""A radix tree of token prefixes, after SGLang's RadixAttention (Zheng et al., NeurIPS 2024).
+
+An edge carries a run of tokens, a whole number of pages long; children are found by their first page.
+A match that ends inside an edge splits it there. Nodes on a path that a request holds are locked;
+unlocked leaves may be evicted, whole, in the order that the eviction policy says.
+
+Recency is a counter, not a clock: nodes are stamped in the order they are touched, so that on a path
+the deeper node is always the more recent one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from policies.cache.base import Match
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+    from policies.cache.base import Int32Array
+    from policies.cache.eviction import Eviction
+
+
+class RadixNode:
+    """A run of cached tokens below its parent.
+
+    Attributes:
+        tokens: the ids on the edge to it: int32, a whole number of pages.
+        pages: the page numbers that hold them, or None where pages are only counted.
+        children: by first page, in order of creation; a split keeps its place.
+        locks: requests that hold it, itself or through a descendant.
+        hits: times it was entered.
+    """
+
+    __slots__ = (
+        "children",
+        "created",
+        "edge",
+        "hits",
+        "in_heap",
+        "last_access",
+        "locks",
+        "pages",
+        "parent",
+        "priority",
+        "tokens",
+    )
+
+    def __init__(
+        self, parent: RadixNode | None, edge: Hashable, tokens: Int32Array, pages: Int32Array | None
+    ) -> None:
+        self.parent = parent
+        self.edge = edge
+        self.tokens = tokens
+        self.pages = pages
+        self.children: dict[Hashable, RadixNode] = {}
+        self.locks = 0
+        self.hits = 0
+        self.priority = 0
+        self.created = 0
+        self.last_access = 0
+        self.in_heap = False
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class RadixCache:
+    """See the module and `PrefixCache`.
+
+    Args:
+        page_size: tokens a page.
+        eviction: which leaf goes first.
+        free_pages: is given the number of pages evicted, and the pages or None.
+    """
+
+    shares = True
+
+    def __init__(
+        self,
+        page_size: int,
+        eviction: Eviction,
+        free_pages: Callable[[int, Int32Array | None], None],
+    ) -> None:
+        self.page_size = page_size
+        self.eviction = eviction
+        self.evictable = 0
+        self.protected = 0
+        self._free_pages = free_pages
+        self._clock = 0
+        self._heap: list[tuple[Any, int, RadixNode]] = []
+        self._serial = count()
+        self.root = RadixNode(None, None, np.zeros(0, dtype=np.int32), None)
+        self.root.locks = 1
+
+    # -- looking up and entering --------------------------------------------------------------
+
+    def match(self, tokens: Int32Array, extra_key: str | None = None) -> Match:
+        """See `PrefixCache.match`. A match inside an edge splits it."""
+        at, node = 0, self.root
+        for child, common in self._walk(tokens, extra_key):
+            node = self._enter(child, common)
+            at += common
+        return Match(at, node)
+
+    def insert(
+        self,
+        tokens: Int32Array,
+        pages: Int32Array | None,
+        extra_key: str | None = None,
+        priority: int = 0,
+        inserted_len: int = 0,
+    ) -> Match:
+        """See `PrefixCache.insert`."""
+        at, node = 0, self.root
+        for child, common in self._walk(tokens, extra_key):
+            node = self._enter(child, common)
+            node.priority = max(node.priority, priority)
+            at += common
+            if at > inserted_len:
+                node.hits += 1
+        matched, stop = at, len(tokens) // self.page_size * self.page_size
+        if matched < stop:
+            node = self._grow(node, tokens[matched:stop], pages, matched, extra_key)
+            node.priority = priority
+            node.hits = 1
+        return Match(matched, node)
+
+    def _walk(self, tokens: Int32Array, extra_key: str | None) -> Iterator[tuple[RadixNode, int]]:
+        """The children along `tokens`, each with how many tokens it shares (whole pages, at least one).
+
+        Only the last may share less than all of its tokens.
+        """
+        page, stop = self.page_size, len(tokens) // self.page_size * self.page_size
+        node, at = self.root, 0
+        while at < stop:
+            child = node.children.get(self._edge(tokens, at, extra_key))
+            if child is None:
+                return
+            size = min(len(child), stop - at)
+            differs = child.tokens[:size] != tokens[at : at + size]
+            first = int(differs.argmax())
+            common = first // page * page if differs[first] else size
+            at += common
+            node = child
+            full = common == len(child)
+            yield child, common
+            if not full:
+                return
+
+    def _edge(self, tokens: Int32Array, at: int, extra_key: str | None) -> Hashable:
+        """What a child is found by: its first page, and below the root alone its namespace too."""
+        size = self.page_size
+        page: Hashable = int(tokens[at]) if size == 1 else tokens[at : at + size].tobytes()
+        return page if at or extra_key is None else (extra_key, page)
+
+    def _enter(self, child: RadixNode, common: int) -> RadixNode:
+        """Step to the node that ends after `common` tokens of `child`'s edge.
+
+        The lower part of a split counts as used too, as it does in SGLang.
+        """
+        node = self._split(child, common) if common < len(child) else child
+        self._touch(node)
+        if node is not child:
+            self._touch(child)
+        return node
+
+    def _touch(self, node: RadixNode) -> None:
+        self._clock += 1
+        node.last_access = self._clock
+
+    def _split(self, node: RadixNode, at: int) -> RadixNode:
+        """Cut the edge to `node` after `at` tokens; returns the new upper part."""
+        parent, page = node.parent, at // self.page_size
+        assert parent is not None
+        pages = node.pages
+        upper = RadixNode(
+            parent, node.edge, node.tokens[:at], None if pages is None else pages[:page]
+        )
+        upper.locks, upper.hits, upper.priority = node.locks, node.hits, node.priority
+        upper.created, upper.last_access = node.created, node.last_access
+        parent.children[node.edge] = upper
+        node.edge = self._edge(node.tokens, at, None)
+        node.tokens = node.tokens[at:]
+        node.pages = None if pages is None else pages[page:]
+        node.parent = upper
+        upper.children[node.edge] = node
+        return upper
+
+    def _grow(
+        self,
+        parent: RadixNode,
+        tokens: Int32Array,
+        pages: Int32Array | None,
+        at: int,
+        extra_key: str | None,
+    ) -> RadixNode:
+        """Hang a new leaf below `parent`, `at` tokens from the root."""
+        page = at // self.page_size
+        own = None if pages is None else pages[page : page + len(tokens) // self.page_size].copy()
+        edge = self._edge(tokens, 0, extra_key if at == 0 else None)
+        leaf = RadixNode(parent, edge, tokens.copy(), own)
+        parent.children[edge] = leaf
+        self._touch(leaf)
+        leaf.created = leaf.last_access
+        self.evictable += len(leaf)
+        self._offer(leaf)
+        return leaf
+
+    def pages(self, node: RadixNode) -> Int32Array:
+        """See `PrefixCache.pages`."""
+        parts = []
+        at: RadixNode | None = node
+        while at is not None:
+            if at.pages is not None:
+                parts.append(at.pages)
+            at = at.parent
+        return np.concatenate(parts[::-1]) if parts else np.zeros(0, dtype=np.int32)
+
+    # -- holding ------------------------------------------------------------------------------
+
+    def lock(self, node: RadixNode) -> None:
+        """See `PrefixCache.lock`."""
+        at = node
+        while at.parent is not None:
+            if at.locks == 0:
+                self.evictable -= len(at)
+                self.protected += len(at)
+            at.locks += 1
+            at = at.parent
+
+    def unlock(self, node: RadixNode) -> None:
+        """See `PrefixCache.unlock`."""
+        at = node
+        while at.parent is not None:
+            at.locks -= 1
+            if at.locks == 0:
+                self.evictable += len(at)
+                self.protected -= len(at)
+                self._offer(at)
+            at = at.parent
+
+    # -- evicting -----------------------------------------------------------------------------
+
+    def _offer(self, node: RadixNode) -> None:
+        """Put a node into the heap of leaves if it has become one that may be evicted."""
+        if not node.in_heap and node.locks == 0 and not node.children:
+            node.in_heap = True
+            heapq.heappush(self._heap, (self.eviction.key(node), next(self._serial), node))
+
+    def evict(self, tokens: int) -> int:
+        """See `PrefixCache.evict`. Leaves go whole, so more than asked for may be freed."""
+        if not self.eviction.monotone:
+            self._heap = [(self.eviction.key(node), i, node) for _, i, node in self._heap]
+            heapq.heapify(self._heap)
+        freed = 0
+        while freed < tokens and self._heap:
+            key, serial, node = heapq.heappop(self._heap)
+            node.in_heap = False
+            if node.locks or node.children:
+                continue  # offered again when it becomes a free leaf again
+            current = self.eviction.key(node)
+            if current != key:  # touched since it was offered
+                node.in_heap = True
+                heapq.heappush(self._heap, (current, serial, node))
+                continue
+            freed += self._remove(node)
+        return freed
+
+    def _remove(self, leaf: RadixNode) -> int:
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.edge]
+        self.evictable -= len(leaf)
+        self._free_pages(len(leaf) // self.page_size, leaf.pages)
+        self._offer(parent)
+        return len(leaf)
+
+    # -- checking -----------------------------------------------------------------------------
+
+    def nodes(self) -> Iterator[RadixNode]:
+        """All nodes but the root, parents before children."""
+        stack = list(self.root.children.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    def check(self) -> None:
+        """See `PrefixCache.check`."""
+        evictable = protected = 0
+        offered = {id(node) for _, _, node in self._heap}
+        for node in self.nodes():
+            assert len(node) > 0, "an edge has no tokens"
+            assert len(node) % self.page_size == 0, "an edge is not a whole number of pages"
+            assert node.pages is None or len(node.pages) * self.page_size == len(node)
+            assert node.parent is not None
+            assert node.parent.children.get(node.edge) is node, "a child is filed wrongly"
+            held = sum(child.locks for child in node.children.values())
+            assert node.locks >= held, "a child is locked more often than its parent"
+            if node.locks:
+                protected += len(node)
+            else:
+                evictable += len(node)
+                assert node.children or id(node) in offered, "a free leaf cannot be evicted"
+        assert evictable == self.evictable, f"evictable: {self.evictable}, really {evictable}"
+        assert protected == self.protected, f"protected: {self.protected}, really {protected}"

@@ -1,0 +1,307 @@
+"""The config: one YAML file drives simulation, serving and tuning. Every key has a default.
+
+The defaults are Qwen3-8B's shapes on one H200 with the options of SGLang 0.5.23. Here is what decides
+(`policy`), and which model on which device; the sections of the worlds (`latency`, `host`,
+`runtime`) are carried untouched and checked by the world that reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from policies.accidents import Accidents
+from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used: names the key, the value and what would be accepted."""
+
+
+class Section(BaseModel):
+    """A section of the config: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriorityConfig(Section):
+    """Section `policy.priority`."""
+
+    enabled: bool = False
+    """Requests of a better class go first. Queue orders that sort by the prefix cache, and random and
+    routing-key, ignore classes in sorting, as SGLang does; preemption follows them all the same."""
+    low_values_first: bool = False
+    """Small numbers are the better classes."""
+    preemption: bool = True
+    """A waiting request may preempt running ones."""
+    preemption_threshold: NonNegativeInt = 10
+    """Only those whose class is worse by more than this."""
+
+
+class NewTokenRatioConfig(Section):
+    """Section `policy.new_token_ratio`; see `policies.admission.new_token_ratio`."""
+
+    conservativeness: PositiveFloat = 1.0
+    init: PositiveFloat = 0.7
+    min_factor: Annotated[float, Field(ge=0, le=1)] = 0.14
+    decay_steps: PositiveInt = 600
+    retract_decode_steps: NonNegativeInt = 20
+
+
+def _accidents(value: Any) -> Any:
+    if value == "none":
+        return Accidents.none()
+    if value == "reference":
+        return Accidents()
+    return value
+
+
+class PolicyConfig(Section):
+    """Section `policy`: everything that decides."""
+
+    order: str = "fcfs"
+    """Queue order: who is next."""
+    order_options: dict[str, Any] = {}
+    """Options of the queue order."""
+    priority: PriorityConfig = PriorityConfig()
+    """Priorities over the queue order."""
+    batching: str = "prefill-first"
+    """How prefill and decode share a step."""
+    batching_options: dict[str, Any] = {}
+    """Options of the batching."""
+    overlap: Literal["overlapped", "serial"] = "overlapped"
+    """Whether the host schedules a step while the device runs the one before."""
+    page_size: PositiveInt = 1
+    """Tokens a KV page."""
+    cache: Literal["radix", "none"] = "radix"
+    """Prefix cache."""
+    eviction: str = "lru"
+    """Which cached leaf is evicted first."""
+    eviction_options: dict[str, Any] = {}
+    """Options of the eviction."""
+    retraction: str = "fewest-outputs"
+    """Who gives memory back when a decode step does not fit."""
+    chunked_prefill_size: PositiveInt | Literal["auto"] | None = "auto"
+    """Prefill tokens a step; null switches chunking off; auto goes by the device's memory."""
+    max_prefill_tokens: PositiveInt = 16384
+    """Prefill tokens a step when chunking is off; a single request may exceed it."""
+    prefill_max_requests: PositiveInt | None = None
+    """Requests admitted in a step."""
+    prefill_decode_interval: NonNegativeInt = 0
+    """Steps without prefill after one with."""
+    prefill_decode_interval_min_batch: NonNegativeInt = 0
+    """The interval holds only while at least so many requests run."""
+    max_running_requests: PositiveInt | Literal["auto"] = "auto"
+    """Requests that hold KV at once; auto goes by the pool, as in SGLang."""
+    max_queued_requests: PositiveInt | None = None
+    """Requests that may wait; more are refused."""
+    context_limit: PositiveInt | None = None
+    """Tokens of prompt and output of one request; null for what the pool holds."""
+    new_token_ratio: NewTokenRatioConfig = NewTokenRatioConfig()
+    """Share of the output tokens still possible that memory is reserved for."""
+    waiting_refresh_interval: NonNegativeInt = 32
+    """Every so many rounds, orders that do not look at the cache refresh the recency of what waiting
+    requests have cached (lru only); 0 never."""
+    waiting_refresh_requests: NonNegativeInt = 128
+    """The first so many waiting requests are refreshed."""
+    accidents: Annotated[Accidents, BeforeValidator(_accidents)] = Accidents()
+    """Accidents of the reference engine to reproduce: `reference`, `none`, or switches."""
+
+    @field_validator("chunked_prefill_size", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value == -1 else value  # SGLang's way to say off
+
+    @model_validator(mode="after")
+    def _strategies(self) -> Self:
+        ORDERS.create(self.order, self.order_options)
+        BATCHINGS.create(self.batching, self.batching_options)
+        EVICTIONS.create(self.eviction, self.eviction_options)
+        RETRACTIONS.create(self.retraction)
+        if self.order == "shortest-prefill-first" and self.cache == "none":
+            msg = "order shortest-prefill-first needs a prefix cache: set cache to radix"
+            raise ValueError(msg)
+        size = self.chunked_prefill_size
+        if isinstance(size, int) and size < self.page_size:
+            msg = f"chunked_prefill_size {size} is below page_size {self.page_size}: no chunk fits"
+            raise ValueError(msg)
+        return self
+
+
+class ModelConfig(Section):
+    """Section `model`."""
+
+    path: str = "Qwen/Qwen3-8B"
+    """A bundled name, or a folder with a config.json."""
+    weight_dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
+    """Precision of the weights."""
+    kv_dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
+    """Precision of the KV cache."""
+
+
+class DeviceConfig(Section):
+    """Section `device`."""
+
+    name: str = "h200"
+    """A bundled datasheet."""
+
+
+class KVConfig(Section):
+    """Section `kv`: how much KV there is."""
+
+    capacity_tokens: PositiveInt | None = None
+    """Tokens the pool holds; null computes it from model, precision and device memory."""
+    mem_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the device's memory for weights and KV; null as the device's datasheet page says."""
+
+
+class WorkloadConfig(Section):
+    """Section `workload`: what clients ask for, beyond what a trace says."""
+
+    max_new_tokens: PositiveInt | None = None
+    """Overrides every request's max_new_tokens. Above a request's true output it ends by itself."""
+    ignore_eos: bool | None = None
+    """Overrides the trace: whether a request runs to its max_new_tokens whatever the model says."""
+
+
+class Config(Section):
+    """The whole config."""
+
+    policy: PolicyConfig = PolicyConfig()
+    model: ModelConfig = ModelConfig()
+    device: DeviceConfig = DeviceConfig()
+    kv: KVConfig = KVConfig()
+    workload: WorkloadConfig = WorkloadConfig()
+    latency: Any = None
+    host: Any = None
+    runtime: Any = None
+    seed: NonNegativeInt = 0
+
+    def to_yaml(self) -> str:
+        """The config as YAML, every key written out."""
+        import yaml  # noqa: PLC0415 - only where files are read or written
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(cls: type[C], path: str | Path | None = None, settings: Sequence[str] = ()) -> C:
+    """Read a config.
+
+    Args:
+        cls: the config class of the world that reads it.
+        path: a YAML file, or None for the defaults.
+        settings: `key=value` settings with dotted keys that override the file; values are YAML.
+
+    Raises:
+        ConfigError: for a missing or malformed file, an unknown key, or an impossible value.
+    """
+    import yaml  # noqa: PLC0415
+
+    data: dict[str, Any] = {}
+    if path is not None:
+        path = Path(path)
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            msg = f"{path}: cannot be read ({error.strerror}); give the path of a YAML config"
+            raise ConfigError(msg) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            msg = f"{path}: is not YAML: {error}"
+            raise ConfigError(msg) from None
+        if loaded is not None and not isinstance(loaded, dict):
+            msg = f"{path}: holds a {type(loaded).__name__}; a config is a mapping of sections"
+            raise ConfigError(msg)
+        data = loaded or {}
+    for setting in settings:
+        _set(data, setting)
+    return make_config(cls, data, source=str(path) if path else None)
+
+
+def make_config(cls: type[C], data: Mapping[str, Any], source: str | None = None) -> C:
+    """A config from a mapping of sections.
+
+    Args:
+        cls: the config class of the world that reads it.
+        data: nested mappings, as the YAML file holds them.
+        source: where it came from, for messages.
+
+    Raises:
+        ConfigError: for an unknown key or an impossible value.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        where = f"{source}: " if source else ""
+        lines = [where + _describe(cls, detail) for detail in _relevant(error.errors())]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _relevant(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """One line a key: of a union, pydantic reports each member's complaint."""
+    seen: dict[tuple[Any, ...], ErrorDetails] = {}
+    for detail in details:
+        loc = tuple(part for part in detail["loc"] if "[" not in str(part))
+        while loc and loc[-1] in ("int", "float", "str"):
+            loc = loc[:-1]
+        seen.setdefault(loc, {**detail, "loc": loc})
+    return list(seen.values())
+
+
+def _describe(cls: type[Config], detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        section: Any = cls
+        for part in detail["loc"][:-1]:
+            field = getattr(section, "model_fields", {}).get(part)
+            section = getattr(field, "annotation", None)
+        known = ", ".join(getattr(section, "model_fields", {}))
+        return f"unknown key {key!r}" + (f"; known here are {known}" if known else "")
+    why = detail["msg"].removeprefix("Value error, ")
+    if isinstance(detail["input"], BaseModel | dict):
+        return f"{key}: {why}" if key else why
+    return f"{key}: {why}, not {detail['input']!r}"
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    import yaml  # noqa: PLC0415
+
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        msg = f"setting {setting!r} is not of the form section.key=value"
+        raise ConfigError(msg)
+    at = data
+    for part in parts[:-1]:
+        inner = at.get(part)
+        if inner is None:
+            inner = at[part] = {}
+        elif not isinstance(inner, dict):
+            msg = f"setting {setting!r}: {part!r} is the value {inner!r}, not a section"
+            raise ConfigError(msg)
+        at = inner
+    try:
+        at[parts[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        msg = f"setting {setting!r}: {text!r} is not a YAML value"
+        raise ConfigError(msg) from None

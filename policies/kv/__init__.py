@@ -1,0 +1,1 @@
+"""Kv: see the modules."""

@@ -1,0 +1,224 @@
+"""KV memory: the pool and the prefix cache, and what each request holds of them.
+
+Every lock and every free is here. A request's row is owned in two parts: the first `cached_len`
+tokens belong to the prefix cache, which the request keeps locked; the rest, up to its last page, is
+the request's own. So at any time
+
+    free + evictable + protected + the requests' own pages = capacity.
+
+It does not decide anything: who gives memory up, and when, is a strategy's choice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.cache.base import NO_MATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from policies.batch import DecodeRows
+    from policies.cache.base import Match, PrefixCache
+    from policies.kv.pool import KVPool
+    from policies.request import Request
+    from policies.running import RunningBatch
+
+
+class KVMemory:
+    """See the module.
+
+    Args:
+        pool: pages and rows.
+        cache: the prefix cache, whose evictions go back to the pool.
+    """
+
+    def __init__(self, pool: KVPool, cache: PrefixCache) -> None:
+        self.pool = pool
+        self.cache = cache
+        self.page_size = pool.page_size
+        self.evicted_tokens = 0  # in all
+
+    # -- sizes, in tokens ---------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Tokens the pool holds."""
+        return self.pool.capacity
+
+    @property
+    def free(self) -> int:
+        """Tokens in free pages."""
+        return self.pool.free_tokens
+
+    @property
+    def available(self) -> int:
+        """Tokens that are free or can be freed by eviction."""
+        return self.pool.free_tokens + self.cache.evictable
+
+    def ceil(self, tokens: int) -> int:
+        """Rounded up to whole pages."""
+        return -(-tokens // self.page_size) * self.page_size
+
+    def floor(self, tokens: int) -> int:
+        """Rounded down to whole pages."""
+        return tokens // self.page_size * self.page_size
+
+    def own_tokens(self, request: Request) -> int:
+        """Tokens in the pages that a request holds outside the cache."""
+        return self.ceil(request.kv_len) - request.cached_len if request.row is not None else 0
+
+    # -- a request's way through --------------------------------------------------------------
+
+    def match(self, request: Request) -> Match:
+        """The cached prefix a prefill could start from: at least one token is left to compute."""
+        if not self.cache.shares:
+            return NO_MATCH
+        return self.cache.match(request.tokens.read(request.seq_len - 1), request.extra_key)
+
+    def match_whole(self, request: Request) -> Match:
+        """The cached prefix of all of a request's tokens."""
+        if not self.cache.shares:
+            return NO_MATCH
+        return self.cache.match(request.tokens.read(request.seq_len), request.extra_key)
+
+    def hold(self, request: Request, match: Match) -> None:
+        """Lock the prefix a request was admitted with."""
+        self.cache.lock(match.node)
+        request.lock = match.node
+        request.prefix_len = request.cached_len = match.length
+
+    def start_row(self, request: Request) -> None:
+        """Give a request a row, with its cached prefix in it, unless it has one from a chunk before."""
+        if request.row is None:
+            request.row = self.pool.take_row()
+            if request.cached_len:
+                self._point_at_cache(request, 0)
+            request._kv_len = request.cached_len
+
+    def extend(self, requests: Sequence[Request]) -> None:
+        """Allocate for requests what they compute this round, evicting what that takes."""
+        new = sum(r.extend_end - r.prefix_len for r in requests)
+        if self.page_size == 1:
+            self.make_room(new)
+        else:  # after SGLang: as if each request could need one more page
+            self.make_room(new + len(requests) * self.page_size)
+        for request in requests:
+            assert request.row is not None
+            self.pool.extend(request.row, request.kv_len, request.extend_end)
+            request._kv_len = request.extend_end
+
+    def round_fits(self, running: RunningBatch) -> bool:
+        """Whether the next decode round has memory, after evicting what can be."""
+        need = running.pages_needed() * self.page_size
+        self.make_room(need)
+        return self.free >= need
+
+    def extend_round(self, running: RunningBatch) -> DecodeRows:
+        """Plan the next decode round of a running batch and allocate for it."""
+        pages = running.pages_needed()
+        if self.page_size == 1:
+            self.make_room(pages)
+        else:
+            self.make_room(len(running) * self.page_size)
+        rows = running.advance()
+        self.pool.extend_round(rows, pages)
+        return rows
+
+    def make_room(self, tokens: int) -> None:
+        """Evict until that many tokens are free, or nothing is left to evict."""
+        shortfall = tokens - self.pool.free_tokens
+        if shortfall > 0:
+            self.evicted_tokens += self.cache.evict(shortfall)
+
+    def checkpoint(self, request: Request, up_to: int) -> None:
+        """Enter a request's first `up_to` tokens into the cache and go on holding them there.
+
+        Pages that duplicate cached ones are freed. The prompt is entered once more on its own, with a
+        priority one higher: that cuts the path where the outputs begin, so that they can be evicted
+        before it (SGLang 0.5.23 does so). A last page that is not full stays the request's own.
+        """
+        if not self.cache.shares:
+            return
+        assert request.row is not None
+        end = self.floor(up_to)
+        tokens = request.tokens.read(end)
+        pages = self.pool.read(request.row, 0, end)
+        priority = request.priority or 0
+        key = request.extra_key
+        entered = self.cache.insert(tokens, pages, key, priority, request.inserted_len)
+        if entered.length > request.cached_len:
+            self.pool.free_range(request.row, request.cached_len, entered.length)
+        prompt_end = self.floor(request.prompt_len)
+        if 0 < prompt_end < end:
+            prompt_pages = None if pages is None else pages[: prompt_end // self.page_size]
+            self.cache.insert(tokens[:prompt_end], prompt_pages, key, priority + 1, end)
+        self._relock(request, entered, end)
+
+    def _relock(self, request: Request, entered: Match, end: int) -> None:
+        self.cache.lock(entered.node)
+        self.cache.unlock(request.lock)
+        request.lock = entered.node
+        before, request.cached_len, request.inserted_len = request.cached_len, end, end
+        if entered.length > before:
+            self._point_at_cache(request, before)
+
+    def _point_at_cache(self, request: Request, start: int) -> None:
+        """Let a request's row name the cache's pages from token `start` on."""
+        if not self.pool.indexed:
+            return
+        assert request.row is not None
+        pages = self.cache.pages(request.lock)
+        self.pool.write(request.row, start, pages[start // self.page_size :])
+
+    def finish(self, request: Request) -> None:
+        """Enter what a request computed into the cache and let go of everything."""
+        self.checkpoint(request, min(request.kv_len, request.seq_len))
+        self.release(request)
+
+    def release(self, request: Request) -> None:
+        """Let go of everything a request holds; nothing more of it is entered into the cache."""
+        if request.row is not None:
+            self.pool.free_range(request.row, request.cached_len, request.kv_len)
+            self.pool.give_row(request.row)
+        if request.lock is not None:
+            self.cache.unlock(request.lock)
+        request.row = request.lock = None
+        request.prefix_len = request.extend_end = 0
+        request.cached_len = request.inserted_len = 0
+        request._kv_len = 0
+
+    # -- checking -----------------------------------------------------------------------------
+
+    def check(self, holders: Iterable[Request]) -> None:
+        """Raise AssertionError unless every token and row is accounted for.
+
+        Args:
+            holders: every request that may hold memory.
+        """
+        self.cache.check()
+        holders = list(holders)
+        own = sum(self.own_tokens(r) for r in holders)
+        cached = self.cache.evictable + self.cache.protected
+        total = self.free + cached + own
+        assert total == self.capacity, (
+            f"{self.free} free + {cached} cached + {own} own = {total}, capacity {self.capacity}"
+        )
+        rows = [r.row for r in holders if r.row is not None]
+        assert len(set(rows)) == len(rows), "two requests share a row"
+        assert len(rows) + self.pool.free_rows == self.pool.rows, "a row is lost"
+        self._check_locks(holders)
+
+    def _check_locks(self, holders: Sequence[Request]) -> None:
+        """Every lock has a holder, and every holder's path is locked."""
+        held: dict[int, int] = {}
+        for request in holders:
+            node = request.lock
+            while node is not None and node.parent is not None:
+                held[id(node)] = held.get(id(node), 0) + 1
+                node = node.parent
+        nodes = getattr(self.cache, "nodes", None)
+        for node in nodes() if nodes is not None else ():
+            assert node.locks == held.get(id(node), 0), (
+                f"a node of {len(node)} tokens has {node.locks} locks, {held.get(id(node), 0)} holders"
+            )

@@ -1,0 +1,1 @@
+"""Orders: see the modules."""

@@ -1,0 +1,187 @@
+"""The running batch: the requests that decode, advanced all at once.
+
+A decode round gives every member one more token. Rather than touching each member, the batch counts
+rounds, planned and committed, and a member's lengths follow from when it joined. What must still be
+found without looking at everyone is kept ready: who reaches its length limit (a heap by round), how
+many members need a new page (counts by page phase), and the sum of KV lengths.
+
+Rounds are planned ahead of being committed by as many steps as are in flight.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING
+
+from policies.batch import Cohort, DecodeRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policies.request import Request
+
+
+class RunningBatch:
+    """Members in batch order.
+
+    Attributes:
+        requests: the members; change them through the methods only.
+        full: a former attempt found no room for another request, and nobody has left since.
+        planned: decode rounds planned so far.
+        committed: decode rounds whose results were accepted.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        self.requests: list[Request] = []
+        self.full = False
+        self.planned = 0
+        self.committed = 0
+        self._page_size = page_size
+        self._phases = [0] * page_size  # members by (offset % page_size)
+        self._offset_sum = 0  # sum over members of KV length in round r, minus r
+        self._ends: list[tuple[int, int, Request, int]] = []  # heap: (round count at which it ends)
+        self._ending: list[tuple[int, int, Request, int]] = []  # left, their last token in flight
+        self._serial = count()
+        self._fresh: list[Request] = []  # joined since the last round was planned
+        self._cohort: Cohort | None = None  # None after a change of membership
+        self._late: dict[int, list[Request]] = {}  # round in flight -> members that ended meanwhile
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    @property
+    def in_flight(self) -> int:
+        """Rounds planned and not yet committed."""
+        return self.planned - self.committed
+
+    @property
+    def kv_tokens(self) -> int:
+        """Sum of the members' KV lengths, in tokens."""
+        return self._offset_sum + len(self.requests) * (self.planned - 1)
+
+    # -- membership ---------------------------------------------------------------------------
+
+    def join(self, new: Sequence[Request], *, front: bool = False) -> None:
+        """Take in requests whose prefill is planned to the end; they decode from the next round on.
+
+        Args:
+            new: in batch order, each with its KV length as the prefill leaves it.
+            front: stand before the present members rather than behind them.
+        """
+        if not new:
+            return
+        for request in new:
+            kv_len = request.kv_len
+            request._running = self
+            request._joined = self.planned
+            request._left = None
+            self._count(request, 1)
+            sampled = kv_len - request.prompt_len + 1  # outputs once its prefill is committed
+            ends = self.planned + request.max_new_tokens - sampled
+            heapq.heappush(self._ends, (ends, next(self._serial), request, request.epoch))
+        self.requests = [*new, *self.requests] if front else [*self.requests, *new]
+        self._fresh.extend(new)
+        self._cohort = None
+
+    def leave(self, gone: Sequence[Request]) -> None:
+        """Take members out; the order of the rest is kept. Rounds in flight still count for them."""
+        ids = {id(request) for request in gone}
+        self.keep([request for request in self.requests if id(request) not in ids])
+
+    def keep(self, kept: Sequence[Request]) -> None:
+        """Make `kept`, in this order, the members; all others leave."""
+        stay = {id(request) for request in kept}
+        for request in self.requests:
+            if id(request) not in stay:
+                self._count(request, -1)
+                request._left = self.planned
+        self.requests = list(kept)
+        self._cohort = None
+
+    def settle(self, request: Request) -> bool:
+        """Fix the lengths of a request that ended or was retracted, at what is committed.
+
+        Its rows in rounds still in flight are void from now on: `commit` names them as late.
+
+        Returns:
+            whether it was still a member; if so, it no longer is.
+        """
+        if request._running is None:
+            return False
+        was_member = request._left is None
+        until = self.planned if request._left is None else request._left
+        for round_ in range(max(self.committed, request._joined), until):
+            self._late.setdefault(round_, []).append(request)
+        if was_member:
+            self.leave((request,))
+        kv_len, output_len = request.kv_len, request.output_len
+        request._running, request._left = None, None
+        request._kv_len, request._output_len = kv_len, output_len
+        return was_member
+
+    def _count(self, request: Request, sign: int) -> None:
+        offset = request._kv_len + 1 - request._joined
+        self._phases[offset % self._page_size] += sign
+        self._offset_sum += sign * offset
+
+    # -- planning -----------------------------------------------------------------------------
+
+    def pages_needed(self) -> int:
+        """Members whose next token starts a new page."""
+        return self._phases[(1 - self.planned) % self._page_size]
+
+    def leave_finishing(self) -> bool:
+        """Take out the members whose last token, by their length limit, is already in flight.
+
+        Returns whether there were any. They still end by `due` when that token is committed.
+        """
+        gone = []
+        while self._ends and self._ends[0][0] <= self.planned:
+            entry = heapq.heappop(self._ends)
+            if self._is_current(entry):
+                gone.append(entry[2])
+                self._ending.append(entry)
+        if gone:
+            self.leave(gone)
+        return bool(gone)
+
+    def advance(self) -> DecodeRows:
+        """Plan a round: every member becomes one token longer."""
+        if self._cohort is None:
+            joined = tuple(r for r in self._fresh if r._running is self and r._left is None)
+            self._cohort = Cohort(tuple(self.requests), joined, self.planned, self._offset_sum)
+            self._fresh.clear()
+        rows = DecodeRows(self._cohort, self.planned)
+        self.planned += 1
+        return rows
+
+    # -- committing ---------------------------------------------------------------------------
+
+    def commit(self, rows: DecodeRows) -> tuple[Request, ...]:
+        """Accept a round's tokens. Returns the members for whom they came too late.
+
+        Raises:
+            RuntimeError: if rounds are committed out of order.
+        """
+        if rows.round != self.committed:
+            msg = f"decode round {rows.round} committed, but round {self.committed} is the oldest"
+            raise RuntimeError(msg)
+        self.committed += 1
+        return tuple(self._late.pop(rows.round, ()))
+
+    def due(self) -> list[Request]:
+        """The requests that reach their length limit with the rounds committed so far."""
+        due = [entry for entry in self._ending if entry[0] <= self.committed]
+        if due:
+            self._ending = [entry for entry in self._ending if entry[0] > self.committed]
+        while self._ends and self._ends[0][0] <= self.committed:
+            due.append(heapq.heappop(self._ends))
+        return [entry[2] for entry in due if self._is_current(entry)]
+
+    def _is_current(self, entry: tuple[int, int, Request, int]) -> bool:
+        request, epoch = entry[2], entry[3]
+        return request._running is self and request.epoch == epoch

@@ -1,0 +1,50 @@
+"""The one question of a latency model: how long will the device take for this batch?
+
+A world describes a batch as a `StepShape`, a handful of numbers, and asks `LatencyModel.step_ns`.
+Every model answers behind this interface, whatever it is built from: datasheets, tables of measured
+kernels, recorded steps. A model sees no request, no token and no clock, keeps no state between
+steps, and knows nothing of the host's own work, which `simulator.host` accounts for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class StepShape(NamedTuple):
+    """What a batch is for a latency model.
+
+    Attributes:
+        prefill: `(new_tokens, cached_tokens)` of each prefill row: tokens computed in this step,
+            and tokens whose KV is already there and is attended to.
+        decode_requests: decode rows, one new token each.
+        decode_kv_tokens: KV entries all decode rows read together, each row's new token included.
+        sampled: rows that sample a token, the rows the LM head runs on. A prefill chunk that is not
+            its prompt's last samples none.
+        decode_kv_lens: makes the KV length of each decode row, int64 of shape `(decode_requests,)`
+            and of sum `decode_kv_tokens`; called only by a model that needs the lengths.
+    """
+
+    prefill: Sequence[tuple[int, int]]
+    decode_requests: int
+    decode_kv_tokens: int
+    sampled: int
+    decode_kv_lens: Callable[[], NDArray[np.int64]]
+
+
+class LatencyModel(Protocol):
+    """Device time of forward passes."""
+
+    def step_ns(self, shape: StepShape) -> int:
+        """Nanoseconds the device needs for one forward pass over a batch.
+
+        Rounded once, here; never negative; 0 for a batch with no row. The same shape gives the same
+        answer on every call and platform.
+        """
+        ...

@@ -1,0 +1,219 @@
+"""A roofline: device time of a step from a model's shape and a GPU's datasheet.
+
+A forward pass is taken as kernels of a few kinds, run one after another. Each kind takes as long as
+its arithmetic or its memory traffic needs at an attainable share of the peak, whichever is longer
+(Williams, Waterman, Patterson, "Roofline", CACM 2009):
+
+- *linear*: the layers' matrix products over all tokens of the step; weights are read once a step.
+- *head*: the LM head, over the rows that sample.
+- *elementwise*: norms, rotary embedding, activation and residuals; memory traffic of the tokens.
+- *prefill attention*: per row, each new token against the cached tokens and the new ones up to
+  itself; all prefill rows in one kernel a layer.
+- *decode attention*: the KV of all decode rows, read once.
+- *overhead*: per layer and per step, what neither explains: kernel ramps, launch gaps.
+
+It does not know how kernels quantise to tiles and waves, uneven KV lengths, or communication.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.model_shape import dtype_bytes
+
+if TYPE_CHECKING:
+    from policies.model_shape import ModelShape
+    from simulator.devices import Device
+    from simulator.latency.base import StepShape
+
+
+class RooflineOptions(BaseModel):
+    """Attainable shares of the datasheet's peaks, and fixed overheads.
+
+    The shares are medians over AIConfigurator's tables of measured kernels (Apache-2.0, from PyPI's
+    aiconfigurator-core) on H200 and H100, SGLang 0.5.14 and vLLM 0.24.0; the overheads are rounded
+    assumptions. `python -m benchmarks.roofline_vs_tables FOLDER` puts the kernels of one model's
+    layers together and prints how far the roofline is from them. Mean absolute errors, the range
+    over those two GPUs and two frameworks:
+
+    - matrix products of Qwen3-8B and 32B: 2 to 8 % up to 64 tokens, 4 to 17 % up to 512, 3 to 9 %
+      above; of Qwen3-1.7B 17 to 36 % below 512 tokens, too fast: its kernels are too short;
+    - decode attention: 7 to 14 % where a layer reads more than 512 MiB of KV, 19 to 43 % below;
+    - prefill attention: 19 to 27 % above 16 k tokens, 32 to 56 % for 512 to 16 k, too fast;
+    - on an A100: products of 8B and 32B 3 to 25 %, decode attention 14 to 60 %, too fast.
+
+    Against 6,000 whole steps that AIConfigurator 0.12 predicts from such tables for Qwen3-8B and
+    Llama-3.1-8B on an H200 (SGLang 0.5.14; decode, prefill and mixed): 3 to 5 %.
+
+    Attributes:
+        gemm_flops_efficiency: share of the dense peak that large products reach (0.70 to 0.76).
+        gemm_flops_efficiency_fp8: the same for FP8 (0.50 to 0.58).
+        gemm_bandwidth_efficiency: share of the memory bandwidth at which products of few rows read
+            their weights (0.71 to 0.78).
+        elementwise_bandwidth_efficiency: the same for kernels between the products; an assumption.
+        attention_flops_efficiency: share of the dense peak of prefill attention at head dimension
+            128 (0.46 at 2,048 tokens, 0.55 at 8,192, 0.60 at 16,384).
+        attention_bandwidth_efficiency: share of the bandwidth at which decode attention reads KV
+            (0.75 to 0.87 at 512 MiB a layer, 0.91 above 2 GiB).
+        decode_layer_overhead_ns: per layer of a decode step, replayed as a CUDA graph; an attention
+            kernel takes 10 us however little it reads, the rest are gaps between some ten kernels.
+        extend_layer_overhead_ns: per layer of a step with prefill rows, launched kernel by kernel;
+            an assumption of 4 us for each of some ten kernels.
+        step_overhead_ns: once a step: embedding, final norm, sampling; an assumption.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gemm_flops_efficiency: float = Field(0.72, gt=0, le=1)
+    gemm_flops_efficiency_fp8: float = Field(0.53, gt=0, le=1)
+    gemm_bandwidth_efficiency: float = Field(0.75, gt=0, le=1)
+    elementwise_bandwidth_efficiency: float = Field(0.7, gt=0, le=1)
+    attention_flops_efficiency: float = Field(0.55, gt=0, le=1)
+    attention_bandwidth_efficiency: float = Field(0.88, gt=0, le=1)
+    decode_layer_overhead_ns: int = Field(16_000, ge=0)
+    extend_layer_overhead_ns: int = Field(40_000, ge=0)
+    step_overhead_ns: int = Field(50_000, ge=0)
+
+
+class StepParts(NamedTuple):
+    """Where a step's time goes, in nanoseconds, not yet rounded."""
+
+    linear: float
+    head: float
+    elementwise: float
+    prefill_attention: float
+    decode_attention: float
+    overhead: float
+
+
+class RooflineLatency:
+    """Device time from a roofline over what a batch is made of.
+
+    Args:
+        model: the sizes.
+        device: the peaks.
+        weight_dtype: precision of the layers' matrices; `auto` is the checkpoint's. FP8 products
+            run at the device's FP8 rate.
+        kv_dtype: precision of keys and values in memory; attention computes in the checkpoint's.
+        options: attainable shares and overheads; the defaults when left out.
+
+    Raises:
+        ValueError: where the device has no tensor cores for a dtype.
+    """
+
+    def __init__(
+        self,
+        model: ModelShape,
+        device: Device,
+        *,
+        weight_dtype: str = "auto",
+        kv_dtype: str = "auto",
+        options: RooflineOptions | None = None,
+    ) -> None:
+        o = options or RooflineOptions()
+        self.options = o
+        weight_dtype = model.resolve_dtype(weight_dtype)
+        fp8 = weight_dtype.startswith("float8")
+        linear_share = o.gemm_flops_efficiency_fp8 if fp8 else o.gemm_flops_efficiency
+        peak = device.peak_flops(model.dtype)
+        # From here on nanoseconds per unit, so that a step is a few products and sums.
+        linear_flop_ns = 1e9 / (device.peak_flops(weight_dtype) * linear_share)
+        head_flop_ns = 1e9 / (peak * o.gemm_flops_efficiency)
+        attention_flop_ns = 1e9 / (peak * o.attention_flops_efficiency)
+        byte_ns = 1e9 / device.memory_bandwidth
+        gemm_byte_ns = byte_ns / o.gemm_bandwidth_efficiency
+        width = dtype_bytes(model.dtype)
+
+        self._linear_token_flops_ns = model.linear_flops_per_token * linear_flop_ns
+        self._linear_weights_ns = model.linear_bytes(weight_dtype) * gemm_byte_ns
+        self._linear_token_bytes_ns = _linear_activations(model) * width * gemm_byte_ns
+        self._head_row_flops_ns = model.head_flops_per_row * head_flop_ns
+        self._head_weights_ns = model.head_parameters * width * gemm_byte_ns
+        self._head_row_bytes_ns = (model.hidden_size + model.vocab_size) * width * gemm_byte_ns
+        self._elementwise_token_ns = (
+            _elementwise_traffic(model) * width * byte_ns / o.elementwise_bandwidth_efficiency
+        )
+        self._pair_ns = model.attention_flops_per_pair * attention_flop_ns
+        self._kv_token_ns = (
+            model.kv_bytes_per_token(kv_dtype) * byte_ns / o.attention_bandwidth_efficiency
+        )
+        self._decode_overhead_ns = float(
+            o.step_overhead_ns + model.layers * o.decode_layer_overhead_ns
+        )
+        self._extend_overhead_ns = float(
+            o.step_overhead_ns + model.layers * o.extend_layer_overhead_ns
+        )
+
+    def step_ns(self, shape: StepShape) -> int:
+        """Nanoseconds of one forward pass: the sum of `parts`, rounded; 0 without any row."""
+        # Added one by one: the built-in `sum` rounds floats differently from Python 3.12 on.
+        linear, head, elementwise, prefill_attention, decode_attention, overhead = self.parts(shape)
+        return round(linear + head + elementwise + prefill_attention + decode_attention + overhead)
+
+    def parts(self, shape: StepShape) -> StepParts:
+        """Where the time of a forward pass goes."""
+        prefill, decode_requests, decode_kv_tokens, sampled, _ = shape
+        tokens = decode_requests
+        prefill_attention = 0.0
+        overhead = self._decode_overhead_ns
+        if prefill:
+            pairs_twice = kv_tokens = 0
+            for new, cached in prefill:
+                tokens += new
+                kv_tokens += cached + new
+                # Causal: the i-th of the new tokens sees the cached ones and i new ones.
+                pairs_twice += new * (2 * cached + new + 1)
+            prefill_attention = max(
+                0.5 * pairs_twice * self._pair_ns, kv_tokens * self._kv_token_ns
+            )
+            overhead = self._extend_overhead_ns
+        elif not decode_requests:
+            return _NOTHING
+        compute = tokens * self._linear_token_flops_ns
+        memory = self._linear_weights_ns + tokens * self._linear_token_bytes_ns
+        linear = max(compute, memory)
+        head = 0.0
+        if sampled:
+            compute = sampled * self._head_row_flops_ns
+            memory = self._head_weights_ns + sampled * self._head_row_bytes_ns
+            head = max(compute, memory)
+        return StepParts(
+            linear,
+            head,
+            tokens * self._elementwise_token_ns,
+            prefill_attention,
+            decode_kv_tokens * self._kv_token_ns,
+            overhead,
+        )
+
+
+_NOTHING: Final = StepParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _linear_activations(model: ModelShape) -> int:
+    """Elements the layers' matrix products read and write per token, weights apart."""
+    queries = model.heads * model.head_dim
+    keys_values = 2 * model.kv_heads * model.head_dim
+    qkv = model.hidden_size + queries + keys_values
+    output = queries + model.hidden_size
+    gate_up = model.hidden_size + 2 * model.intermediate_size
+    down = model.intermediate_size + model.hidden_size
+    return model.layers * (qkv + output + gate_up + down)
+
+
+def _elementwise_traffic(model: ModelShape) -> int:
+    """Elements that the kernels between the matrix products read and write per token.
+
+    As SGLang and vLLM fuse them: residual add with RMSNorm twice a layer, norm of queries and keys
+    where the model has one, rotary embedding, KV write, the attention kernel's queries and outputs,
+    and SiLU with the product by the up projection.
+    """
+    queries = model.heads * model.head_dim
+    keys = model.kv_heads * model.head_dim
+    norms = 2 * 4 * model.hidden_size
+    rotary = 2 * (queries + keys) * (2 if model.qk_norm else 1)
+    attention = 4 * keys + 2 * queries
+    activation = 3 * model.intermediate_size
+    return model.layers * (norms + rotary + attention + activation)

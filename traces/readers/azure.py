@@ -1,0 +1,110 @@
+"""Azure's LLM inference traces (2023 and 2024): CSV with a time and two lengths a request.
+
+Source: https://github.com/Azure/AzurePublicDataset (CC-BY), described in Patel et al., "Splitwise"
+(ISCA 2024). Times are written with seven fractional digits and no offset (2023) or with six and an
+offset (2024); both are read exactly, and counted from the first row. The trace does not say what
+was in the prompts, so each is text of its own that shares no prefix with any other.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from traces.errors import RowError, shown
+from traces.readers.fields import Clock
+from traces.readers.formats import ReadOptions, TraceContent, request_ids
+from traces.tokens import MAX_LENGTH, SyntheticTokens
+from traces.workload import TraceRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from traces.readers.lines import TraceLines
+
+_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_HEADER = ",".join(_COLUMNS)
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))?",
+    re.ASCII,
+)
+_ROW_START = re.compile(r"\d{4}-\d\d-\d\d[ T]", re.ASCII)
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+class AzureFormat:
+    """Reads `TIMESTAMP,ContextTokens,GeneratedTokens`."""
+
+    name = "azure"
+    described = f"CSV with the header {_HEADER}"
+
+    def recognises(self, line: str) -> bool:
+        """Whether a line is the header or starts with a time."""
+        return line == _HEADER or _ROW_START.match(line) is not None
+
+    def read(
+        self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
+    ) -> TraceContent:
+        """All requests, or the first `options.limit`; the rest of the file is then not read."""
+        number, header = next(lines)
+        if header != _HEADER:
+            raise source.at(number, header, RowError(shown(header), f"the header {_HEADER}"))
+        clock = Clock(_COLUMNS[0])
+
+        def parse(line: str) -> tuple[int, int, int]:
+            fields = line.split(",")
+            if len(fields) != len(_COLUMNS):
+                raise RowError(f"{len(fields)} fields in {shown(line)}", f"three: {_HEADER}")
+            prompt, output = (
+                _length(text, name) for text, name in zip(fields[1:], _COLUMNS[1:], strict=True)
+            )
+            return clock.check(_time_ns(fields[0]), fields[0]), prompt, output
+
+        rows = list(islice(source.rows(lines, parse), options.limit))
+        ids = request_ids([ordinal for ordinal, _ in rows])
+        start = rows[0][1][0] if rows else 0
+        requests = [
+            TraceRequest(
+                id=name,
+                arrival_ns=arrival - start,
+                prompt=SyntheticTokens(2 * ordinal, prompt, options.vocab_size),
+                output=SyntheticTokens(2 * ordinal + 1, output, options.vocab_size),
+            )
+            for name, (ordinal, (arrival, prompt, output)) in zip(ids, rows, strict=True)
+        ]
+        return TraceContent(requests, {})
+
+
+def _length(text: str, field: str) -> int:
+    if text.isascii() and text.isdigit() and 1 <= int(text[:11]) <= MAX_LENGTH:
+        return int(text[:11])
+    raise RowError(shown(text), f"an integer in 1..{MAX_LENGTH}", field=field)
+
+
+def _time_ns(text: str) -> int:
+    """Nanoseconds since 1970 of a time written out."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise _bad_time(text)
+    year, month, day, hour, minute, second, fraction, sign, off_hour, off_minute = match.groups()
+    try:
+        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH
+    except ValueError:
+        raise _bad_time(text) from None
+    if int(hour) > 23 or int(minute) > 59 or int(second) > 59 or days < 0:
+        raise _bad_time(text)
+    seconds = ((days * 24 + int(hour)) * 60 + int(minute)) * 60 + int(second)
+    if sign:
+        offset = (int(off_hour) * 60 + int(off_minute)) * 60
+        seconds -= offset if sign == "+" else -offset
+    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+
+
+def _bad_time(text: str) -> RowError:
+    return RowError(
+        shown(text),
+        "a time such as 2023-11-16 18:17:03.9799600 or 2024-05-10 00:00:00.009930+00:00",
+        field=_COLUMNS[0],
+    )

@@ -1,0 +1,211 @@
+"""Token sequences held compactly: ids written out, named by prefix hashes, or made from a key.
+
+A trace of a hundred million prompt tokens fits in a few megabytes when a prompt is held as what
+identifies it and its token ids are made when somebody asks. The ids come from SplitMix64 (Steele,
+Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), a counter-based
+integer hash, so they are the same in every run, on every platform and in either world. Nothing
+here knows of requests, trace files or tokenizers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+VOCAB_SIZE = 100_000
+RESERVED_IDS = 10  # ids 0..9 are never made: tokenizers keep padding and control tokens there
+MAX_LENGTH = 2**31 - 1
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_MASK = 2**64 - 1
+# Keys of different kinds start in different places, so that block 7 is not text 7.
+_BLOCK_SALT = np.uint64(0x626C6F636B)
+_TEXT_SALT = np.uint64(0x74657874)
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """A token sequence of known length whose ids are made when asked for."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        ...
+
+    def array(self) -> NDArray[np.int32]:
+        """The ids: int32, shape (len,), read-only."""
+        ...
+
+
+class ExplicitTokens:
+    """Token ids written out; two are equal when their ids are."""
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, ids: Sequence[int] | NDArray[np.integer]) -> None:
+        given = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise ValueError(
+                f"token ids must be a flat sequence of integers, got {given.dtype} of shape "
+                f"{given.shape}"
+            )
+        if given.size and (given.min() < 0 or given.max() > MAX_LENGTH):
+            raise ValueError(
+                f"token ids must lie in 0..{MAX_LENGTH}, got {given.min()}..{given.max()}"
+            )
+        self._ids = given.astype(np.int32)
+        self._ids.flags.writeable = False
+
+    def __len__(self) -> int:
+        return self._ids.size
+
+    def array(self) -> NDArray[np.int32]:
+        """The ids: int32, shape (len,), read-only; the same array each time."""
+        return self._ids
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExplicitTokens) and np.array_equal(self._ids, other._ids)
+
+    def __hash__(self) -> int:
+        return hash(self._ids.tobytes())
+
+    def __repr__(self) -> str:
+        return f"ExplicitTokens({len(self)} tokens)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockTokens:
+    """A prompt named by one prefix hash per block, as in the Mooncake traces.
+
+    Equal hashes give equal blocks, so prompts share as many leading tokens as their hashes say. The
+    last block may be partial; it takes the first tokens of its block. `array()` makes the ids anew
+    each time (12,000 tokens take about 50 us) and keeps nothing.
+
+    Args:
+        hash_ids: int64, shape (ceil(length / block_size),), none negative; read-only once held.
+        block_size: tokens per block.
+        length: tokens in all.
+        vocab_size: ids lie in `RESERVED_IDS` <= id < `vocab_size`.
+    """
+
+    hash_ids: NDArray[np.int64]
+    block_size: int
+    length: int
+    vocab_size: int = VOCAB_SIZE
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+        _check_vocab_size(self.vocab_size)
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        ids = np.array(self.hash_ids, dtype=np.int64)
+        blocks = -(-self.length // self.block_size)
+        if ids.shape != (blocks,):
+            raise ValueError(
+                f"{self.length} tokens in blocks of {self.block_size} need {blocks} hash ids, "
+                f"got an array of shape {ids.shape}"
+            )
+        if blocks and ids.min() < 0:
+            raise ValueError(f"hash ids must not be negative, got {ids.min()}")
+        ids.flags.writeable = False
+        object.__setattr__(self, "hash_ids", ids)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def array(self) -> NDArray[np.int32]:
+        """The ids: int32, shape (len,), read-only."""
+        keys = _mix((self.hash_ids.astype(np.uint64) ^ _BLOCK_SALT) * np.uint64(_GOLDEN))
+        # one row per block, each a SplitMix64 stream seeded with its hash
+        state = keys[:, None] + _steps(self.block_size)[None, :]
+        return _to_ids(state.reshape(-1)[: self.length], self.vocab_size)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BlockTokens)
+            and (self.length, self.block_size, self.vocab_size)
+            == (other.length, other.block_size, other.vocab_size)
+            and np.array_equal(self.hash_ids, other.hash_ids)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.hash_ids.tobytes(), self.length, self.block_size, self.vocab_size))
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticTokens:
+    """Text of its own, for a trace that says how long a text is and not what it is.
+
+    Two different keys give texts that share no prefix in practice; one key gives the same text in
+    every run, and of two lengths the shorter is a prefix of the longer.
+
+    Args:
+        key: 0 <= key < 2**63, what the ids are made from.
+        length: tokens in all.
+        vocab_size: ids lie in `RESERVED_IDS` <= id < `vocab_size`.
+    """
+
+    key: int
+    length: int
+    vocab_size: int = VOCAB_SIZE
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+        _check_vocab_size(self.vocab_size)
+        if not 0 <= self.key < 2**63:
+            raise ValueError(f"key must lie in 0..2**63 - 1, got {self.key}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def array(self) -> NDArray[np.int32]:
+        """The ids: int32, shape (len,), read-only."""
+        seed = np.array([(self.key * _GOLDEN) & _MASK], dtype=np.uint64) ^ _TEXT_SALT
+        return _to_ids(_mix(seed) + _steps(self.length), self.vocab_size)
+
+
+def _check_length(length: int) -> None:
+    if not 0 <= length <= MAX_LENGTH:
+        raise ValueError(f"a length in tokens must lie in 0..{MAX_LENGTH}, got {length}")
+
+
+def _check_vocab_size(vocab_size: int) -> None:
+    if not RESERVED_IDS < vocab_size <= MAX_LENGTH:
+        raise ValueError(
+            f"vocab_size must lie in {RESERVED_IDS + 1}..{MAX_LENGTH}, got {vocab_size}"
+        )
+
+
+def _steps(count: int) -> NDArray[np.uint64]:
+    """What SplitMix64 adds to its seed for the tokens 0..count-1, modulo 2**64."""
+    return np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finalizer; works in place on `state` and returns it."""
+    state ^= state >> np.uint64(30)
+    state *= _MIX_1
+    state ^= state >> np.uint64(27)
+    state *= _MIX_2
+    state ^= state >> np.uint64(31)
+    return state
+
+
+def _to_ids(state: NDArray[np.uint64], vocab_size: int) -> NDArray[np.int32]:
+    """Token ids from a fresh array of states, by multiply-shift: no division, negligible bias."""
+    high = _mix(state)
+    high >>= np.uint64(32)
+    high *= np.uint64(vocab_size - RESERVED_IDS)
+    high >>= np.uint64(32)
+    ids = high.astype(np.int32)
+    ids += np.int32(RESERVED_IDS)
+    ids.flags.writeable = False
+    return ids

@@ -1,0 +1,172 @@
+"""Requests as they arrive: what a client sends, and what the model will have answered.
+
+A `Workload` is what both worlds replay. It knows nothing of files, of schedulers, or of how long
+anything takes; times are integer nanoseconds from the start of the trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from traces.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """One request of a trace.
+
+    With `ignore_eos` the request runs to its length, as `sglang.bench_serving` replays one. Without
+    it, a request whose output is shorter than `max_new_tokens` stops by itself after its output.
+
+    Attributes:
+        id: unique in its workload.
+        arrival_ns: when it is sent, nanoseconds from the start of the trace.
+        prompt: at least one token.
+        output: what the model answers in replay; its length is the true output length (>= 1).
+        max_new_tokens: how many tokens the client asks for (>= 1); by default the output's length.
+        ignore_eos: whether the request runs to its length whatever the model answers.
+        priority: as the scheduler's switch over priorities reads it.
+        tenant: who sent it.
+        session: the conversation or agent run it belongs to.
+        extra_key: cache namespace; prompts of different namespaces share nothing.
+        routing_key: what key-aware orders and routers group by.
+        lora_id: the adapter it runs with.
+        sampling: sampling parameters, JSON values, passed on untouched.
+        abort_ns: when the client gives up, nanoseconds from the start of the trace, at or after
+            the arrival.
+
+    Raises:
+        ValueError: a value outside what is said above.
+    """
+
+    id: str
+    arrival_ns: int
+    prompt: Tokens
+    output: Tokens
+    # Left out, it is len(output), which a default cannot see: filled in below, never None after.
+    max_new_tokens: int = cast("int", None)
+    ignore_eos: bool = True
+    priority: int | None = None
+    tenant: str | None = None
+    session: str | None = None
+    extra_key: str | None = None
+    routing_key: str | None = None
+    lora_id: str | None = None
+    sampling: Mapping[str, object] | None = None
+    abort_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is None:
+            object.__setattr__(self, "max_new_tokens", len(self.output))
+        if not self.id:
+            raise ValueError("a request needs an id that is not empty")
+        if self.arrival_ns < 0:
+            self._refuse("arrival_ns", self.arrival_ns, "0 or more")
+        if len(self.prompt) < 1:
+            self._refuse("prompt", "no token", "at least one token")
+        if len(self.output) < 1:
+            self._refuse("output", "no token", "at least one token")
+        if self.max_new_tokens < 1:
+            self._refuse("max_new_tokens", self.max_new_tokens, "1 or more")
+        if self.abort_ns is not None and self.abort_ns < self.arrival_ns:
+            self._refuse("abort_ns", self.abort_ns, f"the arrival ({self.arrival_ns}) or later")
+
+    def _refuse(self, name: str, found: object, expected: str) -> None:
+        raise ValueError(f"request {self.id!r}: {name} is {found}; expected {expected}")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Requests in the order they arrive; those of one instant in the order of the file.
+
+    Attributes:
+        name: what to call it in a table.
+        requests: the requests.
+        meta: where they come from, JSON values: path, format, sha256, seed, rows left out, choices
+            made in reading.
+
+    Raises:
+        ValueError: requests out of order, or two with one id.
+    """
+
+    name: str
+    requests: Sequence[TraceRequest]
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "requests", tuple(self.requests))
+        for before, after in pairwise(self.requests):
+            if after.arrival_ns < before.arrival_ns:
+                raise ValueError(
+                    f"workload {self.name!r}: request {after.id!r} at {after.arrival_ns} ns stands "
+                    f"after {before.id!r} at {before.arrival_ns} ns; expected arrival order"
+                )
+        if len({request.id for request in self.requests}) < len(self.requests):
+            twice = _first_repeated(request.id for request in self.requests)
+            raise ValueError(
+                f"workload {self.name!r}: two requests are called {twice!r}; expected unique ids"
+            )
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[TraceRequest]:
+        return iter(self.requests)
+
+    @property
+    def duration_ns(self) -> int:
+        """Nanoseconds from the first arrival to the last; 0 for fewer than two requests."""
+        return self.requests[-1].arrival_ns - self.requests[0].arrival_ns if self.requests else 0
+
+    def limit(self, n: int) -> Workload:
+        """The first `n` requests (all, where there are fewer).
+
+        Raises:
+            ValueError: `n` < 1.
+        """
+        if n < 1:
+            raise ValueError(f"limit must be at least 1 request, got {n}")
+        if n >= len(self):
+            return self
+        return Workload(self.name, self.requests[:n], {**self.meta, "limit": n})
+
+    def speedup(self, factor: float) -> Workload:
+        """The same requests with arrival times divided by `factor`, rounded to a nanosecond.
+
+        A client's patience (from arrival to `abort_ns`) stays as it is.
+
+        Raises:
+            ValueError: `factor` is not a positive number.
+        """
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"speedup must be a positive number, got {factor}")
+        numerator, denominator = float(factor).as_integer_ratio()
+
+        def moved(request: TraceRequest) -> TraceRequest:
+            # integers throughout: a float cannot hold the nanoseconds of a calendar date
+            arrival = (2 * request.arrival_ns * denominator + numerator) // (2 * numerator)
+            given_up = request.abort_ns
+            return replace(
+                request,
+                arrival_ns=arrival,
+                abort_ns=None if given_up is None else given_up - request.arrival_ns + arrival,
+            )
+
+        before = self.meta.get("speedup", 1.0)
+        total = float(factor) * (before if isinstance(before, int | float) else 1.0)
+        meta = {**self.meta, "speedup": total}
+        return Workload(self.name, [moved(request) for request in self.requests], meta)
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
