@@ -197,7 +197,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The config as YAML, every key written out."""
-        import yaml  # noqa: PLC0415 - only where files are read or written
+        import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
@@ -216,7 +216,7 @@ def load_config(cls: type[C], path: str | Path | None = None, settings: Sequence
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, or an impossible value.
     """
-    import yaml  # noqa: PLC0415
+    import yaml
 
     data: dict[str, Any] = {}
     if path is not None:
@@ -233,24 +233,31 @@ def load_config(cls: type[C], path: str | Path | None = None, settings: Sequence
             msg = f"{path}: holds a {type(loaded).__name__}; a config is a mapping of sections"
             raise ConfigError(msg)
         data = loaded or {}
-    for setting in settings:
-        _set(data, setting)
-    return make_config(cls, data, source=str(path) if path else None)
+    return make_config(cls, data, settings, source=str(path) if path else None)
 
 
-def make_config(cls: type[C], data: Mapping[str, Any], source: str | None = None) -> C:
+def make_config(
+    cls: type[C],
+    data: Mapping[str, Any],
+    settings: Sequence[str] = (),
+    source: str | None = None,
+) -> C:
     """A config from a mapping of sections.
 
     Args:
         cls: the config class of the world that reads it.
         data: nested mappings, as the YAML file holds them.
+        settings: `key=value` settings with dotted keys over it; values are YAML.
         source: where it came from, for messages.
 
     Raises:
         ConfigError: for an unknown key or an impossible value.
     """
+    merged = _copy(data)
+    for setting in settings:
+        _set(merged, setting)
     try:
-        return cls.model_validate(data)
+        return cls.model_validate(merged)
     except ValidationError as error:
         where = f"{source}: " if source else ""
         lines = [where + _describe(cls, detail) for detail in _relevant(error.errors())]
@@ -283,8 +290,13 @@ def _describe(cls: type[Config], detail: ErrorDetails) -> str:
     return f"{key}: {why}, not {detail['input']!r}"
 
 
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings copied, other values shared."""
+    return {k: _copy(v) if isinstance(v, dict) else v for k, v in data.items()}
+
+
 def _set(data: dict[str, Any], setting: str) -> None:
-    import yaml  # noqa: PLC0415
+    import yaml
 
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")

@@ -62,7 +62,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """The names known, sorted; entry points of installed packages included."""
-        from importlib.metadata import entry_points  # noqa: PLC0415 - slow, seldom needed
+        from importlib.metadata import entry_points
 
         self._load()
         return sorted({*self._classes, *(ep.name for ep in entry_points(group=self._group))})
@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         """
         self._load()
         if name not in self._classes:
-            from importlib.metadata import entry_points  # noqa: PLC0415
+            from importlib.metadata import entry_points
 
             for entry in entry_points(group=self._group, name=name):
                 self._classes[name] = entry.load()
@@ -112,7 +112,7 @@ class Registry(Generic[T]):
                 raise StrategyOptionError(msg)
         if not options:
             return options
-        from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - slow to import
+        from pydantic import TypeAdapter, ValidationError
 
         hints = get_type_hints(getattr(cls, "__init__"))  # noqa: B009
         checked = {}

@@ -1,1 +1,1 @@
-
+"""The real world: a torch runtime for the shared scheduler. Not built yet."""

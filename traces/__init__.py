@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from traces.plots.save import save_plots as save_plots
     from traces.readers.read import read_trace as read_trace
     from traces.records.comparison import compare as compare
+    from traces.records.definitions import METRICS as METRICS
     from traces.records.errors import RecordError as RecordError
     from traces.records.itl import ItlAccumulator as ItlAccumulator
-    from traces.records.metrics import METRICS as METRICS
     from traces.records.metrics import goodput as goodput
     from traces.records.metrics import summarize as summarize
     from traces.records.run import Run as Run
@@ -48,7 +48,7 @@ _EXPORTS: dict[str, str] = {
     "write_native": "traces.native",
     # records out
     "ItlAccumulator": "traces.records.itl",
-    "METRICS": "traces.records.metrics",
+    "METRICS": "traces.records.definitions",
     "RecordError": "traces.records.errors",
     "Run": "traces.records.run",
     "RunWriter": "traces.records.writer",

@@ -269,7 +269,7 @@ def _dispersion(arrivals: NDArray[np.int64], window_s: int) -> float | None:
 def _spearman(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    from scipy.stats import rankdata  # noqa: PLC0415 - heavy, and needed here only
+    from scipy.stats import rankdata
 
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 

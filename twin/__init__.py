@@ -1,1 +1,1 @@
-
+"""The front door: the `twin` command."""

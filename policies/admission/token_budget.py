@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from policies.accidents import Accidents
     from policies.cache.base import Match
@@ -203,19 +203,17 @@ class TokenBudget:
         """Admit a request that ignores EOS if memory lasts until each request in turn has ended.
 
         The endings of running and admitted requests free memory; walking through them in order shows
-        whether the one token a step that all others still need is there every time.
+        whether the one token a step that all others still need is there every time. A request that has
+        the whole pool to itself is spared that: the intake has seen to it that it fits, but not to the
+        walk's reserve, for want of which SGLang leaves it waiting for ever.
         """
         extend = request.seq_len
         need = self.memory.ceil(extend) + self.page_size
         if need > min(self.left_now, self.left_total):
             return Verdict.NO_TOKEN
         endings = self._endings_with(request)
-        freed = 0
-        for i, (left, occupied) in enumerate(endings):
-            remaining = len(endings) - i
-            if self.left_now - need + freed - left * remaining <= remaining:
-                return Verdict.NO_TOKEN
-            freed += occupied
+        if self.left_now < self.memory.capacity and not self._lasts(endings, need):
+            return Verdict.NO_TOKEN
         if self.left_chunk is None or extend <= self.left_chunk:
             self._take(request, extend, match, min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS))
         elif self.left_chunk <= 0:
@@ -224,6 +222,16 @@ class TokenBudget:
             self._take(request, self.left_chunk, match, 0)
             self.chunked = request
         return self.verdict()
+
+    def _lasts(self, endings: Sequence[tuple[float, int]], need: int) -> bool:
+        """Whether memory, less what a candidate needs now, lasts through all endings."""
+        freed = 0
+        for i, (left, occupied) in enumerate(endings):
+            remaining = len(endings) - i
+            if self.left_now - need + freed - left * remaining <= remaining:
+                return False
+            freed += occupied
+        return True
 
     def _endings_with(self, request: Request) -> list[tuple[float, int]]:
         """(tokens left, tokens occupied) of all that hold memory and the candidate, by tokens left.

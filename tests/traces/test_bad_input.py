@@ -6,6 +6,8 @@ import gzip
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from traces import TraceError, read_trace, write_native
 from traces.generate import generate
@@ -227,3 +229,28 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         read_trace(tmp_path / "nothing.csv")
     with pytest.raises(TraceError, match="found a folder; expected a trace file"):
         read_trace(tmp_path)
+
+
+WHOLE = [GOOD_CSV, jsonl(GOOD_JSON, GOOD_JSON), native(REQUEST)]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    text=st.sampled_from(WHOLE),
+    cut=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+    patch=st.binary(max_size=8) | st.sampled_from([b"1e999", b"9" * 5_000, b"[" * 5_000, b"null"]),
+    zipped=st.booleans(),
+    skip=st.booleans(),
+)
+def test_whatever_a_file_holds_it_is_a_trace_or_a_trace_error(
+    tmp_path_factory, text, cut, patch, zipped, skip
+):
+    content = gzip.compress(text.encode(), mtime=0) if zipped else text.encode()
+    path = tmp_path_factory.getbasetemp() / "fuzzed"
+    path.write_bytes(content[: min(cut)] + patch + content[max(cut) :])
+    try:
+        workload = read_trace(path, skip_bad_rows=skip)
+    except TraceError as error:
+        assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        assert len(workload) >= 1

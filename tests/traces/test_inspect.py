@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import BlockTokens, ExplicitTokens, SyntheticTokens, TraceRequest, Workload, read_trace
@@ -32,6 +32,7 @@ def workload(prompts, arrivals=None, **fields) -> Workload:
 short_ids = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(short_ids, min_size=1, max_size=8), st.integers(1, 5))
 def test_blocks_are_equal_where_the_prefixes_are(prompts, block_size):
     found = prompt_blocks(workload([ExplicitTokens(ids) for ids in prompts]).requests, block_size)
@@ -43,6 +44,7 @@ def test_blocks_are_equal_where_the_prefixes_are(prompts, block_size):
                 assert (one == other) == same
 
 
+@settings(deadline=None)
 @given(st.lists(short_ids, min_size=1, max_size=8))
 def test_hashes_and_the_tokens_they_stand_for_share_alike(prompts):
     hashed = workload([BlockTokens(np.array(ids), 4, 4 * len(ids)) for ids in prompts])
@@ -75,6 +77,7 @@ def plain_lru_hits(prompts: list[list[int]], capacity: int) -> list[int]:
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(short_ids, max_size=20), st.integers(1, 10), st.integers(1, 3))
 def test_lru_follows_the_plain_rule(prompts, capacity, block_size):
     requests = workload([ExplicitTokens(ids) for ids in prompts]).requests

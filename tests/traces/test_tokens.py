@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces.tokens import (
@@ -47,6 +47,7 @@ def common_prefix(first: np.ndarray, second: np.ndarray) -> int:
 hash_ids = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(hash_ids, st.integers(1, 40), st.integers(11, 2**31 - 1), st.data())
 def test_block_ids_follow_the_plain_rule(ids, block_size, vocab, data):
     length = (len(ids) - 1) * block_size + data.draw(st.integers(1, block_size))
@@ -55,6 +56,7 @@ def test_block_ids_follow_the_plain_rule(ids, block_size, vocab, data):
     assert tokens.array().tolist() == plain[:length]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1), st.integers(0, 100), st.integers(11, 2**31 - 1))
 def test_synthetic_ids_follow_the_plain_rule(key, length, vocab):
     tokens = SyntheticTokens(key, length, vocab)

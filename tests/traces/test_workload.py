@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import SyntheticTokens, TraceRequest, Workload
@@ -64,6 +64,7 @@ def test_speedup_divides_arrivals_and_leaves_patience():
             workload.speedup(wrong)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**62)), st.floats(0.01, 1e6))
 def test_speedup_keeps_order_and_is_exact_to_half_a_nanosecond(arrivals, factor):
     arrivals = sorted(arrivals)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from traces.records.comparison import Comparison as Comparison
     from traces.records.comparison import compare as compare
+    from traces.records.definitions import METRICS as METRICS
     from traces.records.errors import RecordError as RecordError
     from traces.records.itl import ItlAccumulator as ItlAccumulator
-    from traces.records.metrics import METRICS as METRICS
     from traces.records.metrics import Summary as Summary
     from traces.records.metrics import goodput as goodput
     from traces.records.metrics import summarize as summarize
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _EXPORTS: dict[str, str] = {
     "Comparison": "traces.records.comparison",
     "ItlAccumulator": "traces.records.itl",
-    "METRICS": "traces.records.metrics",
+    "METRICS": "traces.records.definitions",
     "RECORDS": "traces.records.schema",
     "RecordError": "traces.records.errors",
     "Run": "traces.records.run",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traces.records.metrics import METRICS, Summary, finished_requests, times_of
+from traces.records.definitions import METRICS
+from traces.records.metrics import Summary, finished_requests, times_of
 from traces.records.tables import (
     Row,
     digits,

@@ -137,7 +137,7 @@ class Run:
         return pd.DataFrame(series)
 
     def summary(self) -> Summary:
-        """The run's metrics; see `traces.records.metrics.METRICS` for what each means."""
+        """The run's metrics; see `traces.records.definitions.METRICS` for what each means."""
         return self._summary
 
     @cached_property

@@ -11,7 +11,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from traces.records.metrics import METRICS, Summary
+from traces.records.definitions import METRICS
 from traces.records.run import Run
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from traces.records.distribution import Distribution
+    from traces.records.metrics import Summary
 
 #: The metrics of the main table in sections; a distribution takes a row per statistic.
 SECTIONS: tuple[tuple[str, ...], ...] = (

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
+
+    TokenIds = Sequence[int] | npt.NDArray[np.int32]
 
 #: Rows of one table held before they are flushed, and tokens held in lists (prompts, times).
 FLUSH_ROWS = 32_768
@@ -106,7 +110,7 @@ class RunWriter:
         """Record one event of the decision log; the plain form of `decisions.append`."""
         self.decisions.append(row)
 
-    def tokens(self, request_id: str, prompt: Sequence[int], output: Sequence[int]) -> None:
+    def tokens(self, request_id: str, prompt: TokenIds, output: TokenIds) -> None:
         """Record a request's token ids (lists, or int32 arrays)."""
         self._held_tokens += len(prompt) + len(output)
         self._rows["tokens"].append((request_id, prompt, output))

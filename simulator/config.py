@@ -1,0 +1,137 @@
+"""The simulator's config: the shared one, with what takes how long, and what `auto` means.
+
+`Plan.of` turns a config into the parts that a simulation is built from. Nothing is left open after
+it: every `auto` and every null that stands for a computed value has become a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from policies.config import Config, ConfigError, PolicyConfig
+from policies.model_shape import ModelShape
+from simulator.capacity import kv_capacity_tokens
+from simulator.devices import Device
+from simulator.host import HostModel, HostOptions
+from simulator.latency.roofline import RooflineLatency, RooflineOptions
+
+if TYPE_CHECKING:
+    from simulator.latency.base import LatencyModel
+
+# SGLang 0.5.23's chunked_prefill_size by GPU memory: below so many GB, so many tokens.
+CHUNK_BY_MEMORY_GB = ((35, 2048), (60, 4096), (160, 8192))
+CHUNK_ABOVE = 16384
+
+
+class RooflineConfig(RooflineOptions):
+    """Section `latency` for the roofline."""
+
+    model: Literal["roofline"] = "roofline"
+
+
+def _default_section(value: Any) -> Any:
+    return {} if value is None else value
+
+
+class SimulatorConfig(Config):
+    """The whole config as the simulator reads it."""
+
+    latency: Annotated[RooflineConfig, BeforeValidator(_default_section)] = Field(
+        default_factory=RooflineConfig
+    )
+    host: Annotated[HostOptions, BeforeValidator(_default_section)] = Field(
+        default_factory=HostOptions
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a simulation is built from.
+
+    Attributes:
+        policy: the policy, every `auto` resolved.
+        model: the model's shape.
+        device: the GPU.
+        kv_capacity: tokens the KV pool holds.
+        latency: how long the device takes.
+        host: how long the host takes.
+    """
+
+    policy: PolicyConfig
+    model: ModelShape
+    device: Device
+    kv_capacity: int
+    latency: LatencyModel
+    host: HostModel
+
+    @classmethod
+    def of(cls, config: SimulatorConfig) -> Plan:
+        """Resolve a config.
+
+        Raises:
+            ConfigError: where a model or a device is not known, or the model does not fit.
+        """
+        try:
+            model = ModelShape.load(config.model.path)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"model.path: {error}") from None
+        try:
+            device = Device.load(config.device.name)
+        except ValueError as error:
+            raise ConfigError(f"device.name: {error}") from None
+        chunk = _chunk(config.policy, device)
+        capacity = config.kv.capacity_tokens
+        if capacity is None:
+            try:
+                capacity = kv_capacity_tokens(
+                    model,
+                    device,
+                    kv_dtype=config.model.kv_dtype,
+                    weight_dtype=config.model.weight_dtype,
+                    mem_fraction=config.kv.mem_fraction,
+                    chunked_prefill_size=chunk,
+                    page_size=config.policy.page_size,
+                )
+            except ValueError as error:
+                raise ConfigError(f"kv: {error}") from None
+        page = config.policy.page_size
+        if capacity < 2 * page:
+            raise ConfigError(
+                f"kv.capacity_tokens: {capacity} tokens are less than two pages of {page} "
+                "(policy.page_size)"
+            )
+        capacity = capacity // page * page
+        policy = config.policy.model_copy(
+            update={
+                "chunked_prefill_size": chunk,
+                "max_running_requests": _max_running(config.policy, capacity),
+            }
+        )
+        latency = RooflineLatency(
+            model,
+            device,
+            weight_dtype=config.model.weight_dtype,
+            kv_dtype=config.model.kv_dtype,
+            options=config.latency,
+        )
+        return cls(policy, model, device, capacity, latency, HostModel(config.host))
+
+
+def _chunk(policy: PolicyConfig, device: Device) -> int | None:
+    if policy.chunked_prefill_size != "auto":
+        return policy.chunked_prefill_size
+    gigabytes = device.memory_bytes / 1e9
+    chunk = next((size for below, size in CHUNK_BY_MEMORY_GB if gigabytes < below), CHUNK_ABOVE)
+    return max(chunk, policy.page_size)
+
+
+def _max_running(policy: PolicyConfig, capacity: int) -> int:
+    """SGLang 0.5.23's limit: by how many full contexts the pool holds, at most half its tokens."""
+    most = max(capacity // 2, 1)
+    if policy.max_running_requests != "auto":
+        return min(policy.max_running_requests, most)
+    context = min(policy.context_limit or capacity, capacity)
+    return min(max(2048, min(capacity * 512 // context, 4096)), most)

@@ -1,0 +1,274 @@
+"""The recorder: turns what a simulated world does into the rows of a run.
+
+It does no work per token, and in a decode step that changes nothing none per request: token times are
+the commit times of decode rounds, so a request's are a slice of one list, and the gap since the round
+before is counted once, for all who were in both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.batch import Mode
+from policies.request import FinishReason
+from traces.records.itl import ItlAccumulator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policies.batch import Batch, DecodeRows, Events, Inbox, StepResult
+    from policies.request import Request
+    from policies.scheduler import Gauges
+    from simulator.world import Ticket
+    from traces.records.writer import RunWriter
+
+FLUSH_EVERY = 4096  # steps between looks at whether a flush is due
+
+
+class _Seen:
+    """What was noted of a live request."""
+
+    __slots__ = ("first_round", "first_scheduled", "first_token", "last_prefill_token", "times")
+
+    def __init__(self) -> None:
+        self.first_scheduled: int | None = None
+        self.first_token: int | None = None
+        self.last_prefill_token: int | None = None
+        self.first_round: int | None = None  # its first decode round since its last prefill
+        self.times: list[int] = []  # of its tokens up to its last prefill, where recorded
+
+
+class Recorder:
+    """Records one run.
+
+    Args:
+        writer: where rows go.
+    """
+
+    def __init__(self, writer: RunWriter) -> None:
+        self.itl = ItlAccumulator()
+        self.finished = 0  # ended by stop or length
+        self.aborted = 0
+        self.refused = 0
+        self.cut = 0
+        self.steps = 0
+        self._writer = writer
+        self._live: dict[Request, _Seen] = {}
+        self._round_ns = 0  # commit time of the last decode round
+        self._evicted = 0
+        self._want_steps = "steps" in writer.records
+        self._want_times = "tokens" in writer.records
+        self._want_decisions = "decisions" in writer.records
+        self._round_times: list[int] = []
+
+    # -- what comes in ------------------------------------------------------------------------
+
+    def received(self, iteration: int, inbox: Inbox) -> None:
+        """The world answered a `Receive`; `iteration` is the round it opens."""
+        for request in inbox.arrivals:
+            self._live[request] = _Seen()
+        if self._want_decisions:
+            add = self._writer.decisions.append
+            none = (None,) * 6
+            for request in inbox.arrivals:
+                add((iteration, "receive", inbox.now, request.id, "arrival", *none))
+                # prompt and output are written whole when it ends
+            for abort_id in inbox.aborts:
+                add((iteration, "receive", inbox.now, abort_id, "abort", *none))
+            if not inbox.arrivals and not inbox.aborts:
+                add((iteration, "receive", inbox.now, None, None, *none))
+
+    def launched(self, batch: Batch, launch_ns: int) -> None:
+        """A batch was put on the device."""
+        for item in batch.prefill:
+            seen = self._live[item.request]
+            if seen.first_scheduled is None:
+                seen.first_scheduled = launch_ns
+
+    # -- results ------------------------------------------------------------------------------
+
+    def committed(self, ticket: Ticket, gauges: Gauges, commit_ns: int, collect_host: int) -> None:
+        """A batch's results were accepted, at `commit_ns`; `collect_host` ns went to fetching them."""
+        self.steps += 1
+        if self._want_steps:
+            self._step(ticket, gauges, commit_ns, collect_host)
+        if self.steps % FLUSH_EVERY == 0:
+            self._writer.maybe_flush()
+
+    def _step(self, ticket: Ticket, gauges: Gauges, commit_ns: int, collect_host: int) -> None:
+        batch = ticket.batch
+        prefill_tokens = cached = read = product = 0
+        for item in batch.prefill:
+            prefill_tokens += item.length
+            cached += item.start
+            read += item.seq_len
+            product += item.length * item.seq_len
+        decode_requests = 0
+        if batch.decode is not None:
+            decode_requests = len(batch.decode)
+            kv_tokens = batch.decode.kv_tokens
+            read += kv_tokens
+            product += kv_tokens
+        evicted, self._evicted = gauges[6] - self._evicted, gauges[6]
+        self._writer.steps.append(
+            (
+                batch.iteration,
+                batch.mode.value,
+                ticket.launch_ns,
+                ticket.start_ns,
+                ticket.end_ns,
+                commit_ns,
+                *ticket.host,
+                collect_host,
+                commit_ns - ticket.collected_ns,
+                len(batch.prefill),
+                prefill_tokens,
+                cached,
+                decode_requests,
+                read,
+                product,
+                *gauges[:6],
+                evicted,
+            )
+        )
+
+    def events(self, events: Events, now_ns: int) -> None:
+        """Clients notice something at `now_ns`."""
+        for request in events.retracted:
+            self._close_decode(request)
+        batch = events.batch
+        if batch is not None:
+            dropped = set(events.dropped)
+            for item in batch.prefill:
+                if item.samples and item.request not in dropped:
+                    self._prefill_token(item.request, now_ns)
+            if batch.decode is not None:
+                self._round(batch.decode, dropped, now_ns)
+        for request in events.ended:
+            self._end(request, now_ns)
+
+    def _prefill_token(self, request: Request, now_ns: int) -> None:
+        seen = self._live[request]
+        if seen.first_token is None:
+            seen.first_token = now_ns
+        elif seen.last_prefill_token is not None:
+            self.itl.add(now_ns - seen.last_prefill_token)
+        seen.last_prefill_token = now_ns
+        if self._want_times:
+            seen.times.append(now_ns)
+
+    def _round(self, rows: DecodeRows, dropped: set[Request], now_ns: int) -> None:
+        steady = len(rows)
+        joined = rows.joined
+        if joined:
+            steady -= len(joined)
+            for request in joined:
+                if request in dropped:
+                    continue
+                seen = self._live[request]
+                seen.first_round = rows.round
+                if seen.last_prefill_token is not None:
+                    self.itl.add(now_ns - seen.last_prefill_token)
+        if dropped:
+            members = set(rows.requests) - set(joined)
+            steady -= len(members & dropped)
+        if steady:
+            self.itl.add(now_ns - self._round_ns, steady)
+        self._round_ns = now_ns
+        if self._want_times:
+            self._round_times.append(now_ns)
+
+    def _close_decode(self, request: Request) -> None:
+        """A request stops decoding, to be prefilled again: note its last token's time."""
+        seen = self._live[request]
+        if seen.first_round is not None:
+            seen.last_prefill_token = self._round_ns
+        if self._want_times:
+            seen.times = self._token_times(request, seen)
+        seen.first_round = None
+
+    def _token_times(self, request: Request, seen: _Seen) -> list[int]:
+        """The times of a request's tokens: those by prefill, then a slice of the rounds'."""
+        if seen.first_round is None:
+            return seen.times
+        more = request.output_len - len(seen.times)
+        return seen.times + self._round_times[seen.first_round : seen.first_round + more]
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _end(self, request: Request, now_ns: int) -> None:
+        seen = self._live.pop(request)
+        match request.finish_reason:
+            case FinishReason.REFUSED:
+                self.refused += 1
+            case FinishReason.ABORT:
+                self.aborted += 1
+            case _:
+                self.finished += 1
+                self.cut += request.max_new_tokens < request.requested_max_new_tokens
+        self._write(request, seen, now_ns)
+
+    def left_behind(self) -> int:
+        """Write the requests that a run which was stopped has not ended; returns how many."""
+        left = len(self._live)
+        for request, seen in self._live.items():
+            self._write(request, seen, None)
+        self._live.clear()
+        return left
+
+    def _write(self, request: Request, seen: _Seen, now_ns: int | None) -> None:
+        reason = request.finish_reason
+        row = (
+            request.id,
+            request.session,
+            request.tenant,
+            request.priority,
+            request.arrival_ns,
+            seen.first_scheduled,
+            seen.first_token,
+            now_ns,
+            request.prompt_len,
+            request.cached_tokens,
+            request.output_len,
+            request.max_new_tokens,
+            request.requested_max_new_tokens,
+            request.retractions,
+            None if reason is None else reason.value,
+            request.refusal,
+        )
+        if self._want_times:
+            row = (*row, self._token_times(request, seen))  # type: ignore[assignment]
+        self._writer.request(row)
+        if self._want_decisions:
+            ids = request.tokens.read(request.prompt_len + request.output_len)
+            self._writer.tokens(request.id, ids[: request.prompt_len], ids[request.prompt_len :])
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def decided(self, batch: Batch, launch_ns: int, result: StepResult) -> None:
+        """Log a batch's items and what was sampled for each (called once its result is known)."""
+        if not self._want_decisions or batch.mode is Mode.EMPTY:
+            return
+        stops, tokens = set(result.stops), result.tokens
+        sampled = 0
+        head = (batch.iteration, "item", launch_ns)
+
+        def outcome(samples: bool) -> tuple[int | None, bool | None]:
+            nonlocal sampled
+            if not samples:
+                return None, None
+            index, sampled = sampled, sampled + 1
+            return (None if tokens is None else int(tokens[index])), index in stops
+
+        rows: list[tuple[object, ...]] = [
+            (*head, i.request.id, None, "prefill", i.row, i.start, i.length, *outcome(i.samples))
+            for i in batch.prefill
+        ]
+        if batch.decode is not None:
+            starts: Sequence[int] = (batch.decode.seq_lens() - 1).tolist()
+            slots: Sequence[int] = batch.decode.cohort.rows.tolist()
+            rows += [
+                (*head, request.id, None, "decode", slot, start, 1, *outcome(samples=True))
+                for request, slot, start in zip(batch.decode.requests, slots, starts, strict=True)
+            ]
+        self._writer.decisions.extend(rows)

@@ -1,0 +1,190 @@
+"""Run a simulation: a workload and a config in, a run out."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.config import load_config, make_config
+from policies.scheduler import Scheduler
+from simulator.config import Plan, SimulatorConfig
+from simulator.model import ReplayedModel
+from simulator.recorder import Recorder
+from simulator.world import World
+from traces.load import OpenLoop
+from traces.records.writer import RunWriter
+from traces.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from traces.records.run import Run
+
+
+def simulate(
+    workload: Workload | str | Path = "mooncake-conversation",
+    config: SimulatorConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    settings: Sequence[str] = (),
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    records: Collection[str] = ("requests", "steps"),
+    limit: int | None = None,
+    speedup: float = 1.0,
+    strict: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Simulate a workload under a policy.
+
+    Args:
+        workload: a workload, the path of a trace, or the name of a generator's preset.
+        config: a config, a mapping of sections as in the YAML file, or the path of one; the
+            defaults are Qwen3-8B on one H200 with SGLang's options.
+        settings: `section.key=value` settings over the config.
+        out: the run folder; None keeps the run in memory.
+        overwrite: replace the run that `out` holds.
+        records: of requests, steps, tokens, decisions; requests are always recorded.
+        limit: only the first so many requests.
+        speedup: arrivals come so many times faster.
+        strict: a refused request is an error.
+        progress: show a progress bar.
+
+    Returns:
+        the run, which shows itself as a table.
+
+    Raises:
+        ConfigError: for a config that cannot be used.
+        TraceError: for a trace that cannot be read.
+        RecordError: where the run cannot be written.
+        StuckError: where the scheduler has work but plans nothing: a policy's fault.
+        RefusedError: where a request was refused and `strict` is set.
+        KeyboardInterrupt: on Ctrl-C, after what was recorded has been written.
+    """
+    config = as_config(config, settings)
+    work = as_workload(workload, config.seed, limit=limit, speedup=speedup)
+    plan = Plan.of(config)
+    with RunWriter(out, manifest(work, config, plan), records, overwrite=overwrite) as writer:
+        recorder = Recorder(writer)
+        world = World(
+            Scheduler(plan.policy, plan.kv_capacity),
+            OpenLoop(work),
+            plan.latency,
+            plan.host,
+            ReplayedModel(sample="decisions" in writer.records),
+            recorder,
+            max_new_tokens=config.workload.max_new_tokens,
+            ignore_eos=config.workload.ignore_eos,
+            strict=strict,
+        )
+        try:
+            with _progress(len(work), recorder, shown=progress) as on_progress:
+                world.run(on_progress)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+            _close(writer, recorder, world, status)
+            raise
+        return _close(writer, recorder, world, "complete")
+
+
+def as_config(
+    config: SimulatorConfig | Mapping[str, Any] | str | Path | None, settings: Sequence[str] = ()
+) -> SimulatorConfig:
+    """A config from whatever form it is given in, with settings over it."""
+    if config is None or isinstance(config, str | Path):
+        return load_config(SimulatorConfig, config, settings)
+    if isinstance(config, SimulatorConfig):
+        if not settings:
+            return config
+        config = config.model_dump(mode="json")
+    return make_config(SimulatorConfig, config, settings=settings)
+
+
+def as_workload(
+    workload: Workload | str | Path, seed: int, *, limit: int | None = None, speedup: float = 1.0
+) -> Workload:
+    """A workload from a workload, the path of a trace, or the name of a preset."""
+    if not isinstance(workload, Workload):
+        from traces.generate import generate, presets
+        from traces.readers.read import read_trace
+
+        if str(workload) in presets() and not Path(workload).exists():
+            workload = generate(str(workload), n=limit, seed=seed)
+        else:
+            workload = read_trace(workload, limit=limit, seed=seed)
+    if limit is not None:
+        workload = workload.limit(limit)
+    return workload if speedup == 1.0 else workload.speedup(speedup)
+
+
+def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, Any]:
+    """What a run is, for its manifest."""
+    return {
+        "world": "simulator",
+        "config": config.model_dump(mode="json"),
+        "resolved": {
+            "chunked_prefill_size": plan.policy.chunked_prefill_size,
+            "max_running_requests": plan.policy.max_running_requests,
+            "context_limit": min(plan.policy.context_limit or plan.kv_capacity, plan.kv_capacity),
+        },
+        "workload": {"name": work.name, "requests": len(work), **dict(work.meta)},
+        "seed": config.seed,
+        "hardware": {"device": plan.device.product, "model": plan.model.name},
+        "kv_capacity_tokens": plan.kv_capacity,
+        "versions": {"schedtwin": _version()},
+    }
+
+
+def _version() -> str:
+    try:
+        return version("schedtwin")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _close(writer: RunWriter, recorder: Recorder, world: World, status: str) -> Run:
+    unfinished = recorder.left_behind()
+    counts = {
+        "finished": recorder.finished,
+        "aborted": recorder.aborted,
+        "refused": recorder.refused,
+        "cut": recorder.cut,
+        "unfinished": unfinished,
+        "steps": recorder.steps,
+    }
+    return writer.close(
+        status,
+        itl=recorder.itl.summary(),
+        counts=counts,
+        device_busy_ns=world.device.busy_ns,
+        end_ns=int(world.env.now),
+    )
+
+
+@contextmanager
+def _progress(
+    total: int, recorder: Recorder, *, shown: bool
+) -> Iterator[Callable[[], None] | None]:
+    """A progress bar over ended requests."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("requests"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("simulating", total=total)
+
+        def advance() -> None:
+            bar.update(task, completed=recorder.finished + recorder.aborted + recorder.refused)
+
+        yield advance
