@@ -1,7 +1,8 @@
 """What looks like an accident of the reference engine, reproduced, each behind a switch.
 
-Decisions are to equal SGLang 0.5.23's step for step, so these are on by default. With a switch off the
-scheduler does what was probably meant. Config: `policy: {accidents: {...}}`, or `accidents: none`.
+Decisions are to equal SGLang 0.5.23's and vLLM 0.32's step for step, so these are on by default, but for
+two that do harm. With a switch off the scheduler does what was probably meant. In the config they are
+`policy: {accidents: {...}}`, or `accidents: none` for all off.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ class Accidents(BaseModel):
 
     abort_by_prefix: bool = True
     """An abort ends every request whose id begins with the id given."""
+
+    planned_blocks_are_hits: bool = False
+    """Batching decode-first, priorities: blocks of a request that was preempted in the very step it was
+    planned in can still be found, although they were never computed. It breaks outputs, so it is off."""
+
+    context_beyond_pool: bool = False
+    """Batching decode-first: a context limit above what the pool holds is taken, and a request that grows
+    beyond the pool preempts itself for ever. Off: such a limit is an error at start."""
 
     @classmethod
     def none(cls) -> Accidents:

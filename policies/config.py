@@ -91,8 +91,8 @@ class PolicyConfig(Section):
     """Whether the host schedules a step while the device runs the one before."""
     page_size: PositiveInt = 1
     """Tokens a KV page."""
-    cache: Literal["radix", "none"] = "radix"
-    """Prefix cache."""
+    cache: Literal["radix", "blocks", "none"] = "radix"
+    """Prefix cache: a radix tree (prefill-first, mixed, static), hashed blocks (decode-first) or none."""
     eviction: str = "lru"
     """Which cached leaf is evicted first."""
     eviction_options: dict[str, Any] = {}
@@ -132,8 +132,16 @@ class PolicyConfig(Section):
 
     @model_validator(mode="after")
     def _strategies(self) -> Self:
-        ORDERS.create(self.order, self.order_options)
-        BATCHINGS.create(self.batching, self.batching_options)
+        order = ORDERS.create(self.order, self.order_options)
+        batching = BATCHINGS.create(self.batching, self.batching_options)
+        if self.cache not in batching.caches:
+            known = " or ".join(batching.caches)
+            msg = f"batching {self.batching} plans with cache {known}, not {self.cache}"
+            raise ValueError(msg)
+        if self.cache == "blocks" and (order.needs_tree or self.eviction != "lru"):
+            what = f"order {self.order}" if order.needs_tree else f"eviction {self.eviction}"
+            msg = f"{what} needs cache radix: hashed blocks have no tree, and are reused as freed"
+            raise ValueError(msg)
         EVICTIONS.create(self.eviction, self.eviction_options)
         RETRACTIONS.create(self.retraction)
         if self.order == "shortest-prefill-first" and self.cache == "none":

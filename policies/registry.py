@@ -29,6 +29,10 @@ class StrategyOptionError(ValueError):
     """An option that a strategy does not take, or a value that it cannot have."""
 
 
+class StrategyError(RuntimeError):
+    """A strategy did what none may do; the message names it."""
+
+
 class Registry(Generic[T]):
     """The strategies of one kind.
 
@@ -57,8 +61,10 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
+            before = dict(self._classes)  # a name registered already is not taken by one that ships
             for module in self._modules:
                 importlib.import_module(module)
+            self._classes.update(before)
 
     def names(self) -> list[str]:
         """The names known, sorted; entry points of installed packages included."""
@@ -151,7 +157,10 @@ ORDERS: Registry[Any] = Registry(
 BATCHINGS: Registry[Any] = Registry(
     "batching",
     "schedtwin.batching",
-    tuple(f"policies.batching.{module}" for module in ("prefill_first", "mixed", "static")),
+    tuple(
+        f"policies.batching.{module}"
+        for module in ("prefill_first", "mixed", "static", "decode_first")
+    ),
 )
 EVICTIONS: Registry[Any] = Registry("eviction", "schedtwin.eviction", ("policies.cache.eviction",))
 RETRACTIONS: Registry[Any] = Registry(

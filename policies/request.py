@@ -57,6 +57,7 @@ class Request:
     """
 
     __slots__ = (
+        "_join",
         "_joined",
         "_kv_len",
         "_left",
@@ -65,6 +66,8 @@ class Request:
         "abort_requested",
         "arrival_ns",
         "arrival_processed_tokens",
+        "blocks",
+        "cache_creation_tokens",
         "cached_len",
         "cached_tokens",
         "entry",
@@ -72,6 +75,7 @@ class Request:
         "extend_end",
         "extra_key",
         "finish_reason",
+        "hashes",
         "id",
         "ignore_eos",
         "inserted_len",
@@ -82,6 +86,7 @@ class Request:
         "priority",
         "prompt_len",
         "refusal",
+        "registered",
         "requested_max_new_tokens",
         "retractions",
         "routing_key",
@@ -141,9 +146,15 @@ class Request:
         self.inserted_len = 0  # leading tokens it has entered into the cache itself
         self.lock: Any = None  # the cache's handle of the path it holds
 
+        self.blocks: list[int] = []  # its KV blocks, where memory is a block pool
+        self.hashes: list[bytes] = []  # of its full blocks, as far as they were needed
+        self.registered = 0  # its leading blocks that others can find
+        self.cache_creation_tokens = 0  # prompt tokens it was the first to enter
+
         self._kv_len = 0
         self._output_len = 0
         self._running: RunningBatch | None = None
+        self._join = 0  # number of its latest joining
         self._joined = 0  # running.planned when it joined
         self._left: int | None = None  # running.planned when it left, until it is settled
 
@@ -168,7 +179,8 @@ class Request:
         running = self._running
         if running is None:
             return self._output_len
-        return self._output_len + max(0, running.committed - self._joined)
+        until = running.committed if self._left is None else min(running.committed, self._left)
+        return self._output_len + max(0, until - self._joined)
 
     @property
     def seq_len(self) -> int:

@@ -40,9 +40,9 @@ class RunningBatch:
         self._page_size = page_size
         self._phases = [0] * page_size  # members by (offset % page_size)
         self._offset_sum = 0  # sum over members of KV length in round r, minus r
-        self._ends: list[tuple[int, int, Request, int]] = []  # heap: (round count at which it ends)
-        self._ending: list[tuple[int, int, Request, int]] = []  # left, their last token in flight
-        self._serial = count()
+        self._ends: list[tuple[int, int, Request]] = []  # heap: (round count at which it ends)
+        self._ending: list[tuple[int, int, Request]] = []  # left, their last token in flight
+        self._serial = count(1)
         self._fresh: list[Request] = []  # joined since the last round was planned
         self._cohort: Cohort | None = None  # None after a change of membership
         self._late: dict[int, list[Request]] = {}  # round in flight -> members that ended meanwhile
@@ -68,6 +68,8 @@ class RunningBatch:
     def join(self, new: Sequence[Request], *, front: bool = False) -> None:
         """Take in requests whose prefill is planned to the end; they decode from the next round on.
 
+        Or take back those who left, once nothing of theirs is in flight.
+
         Args:
             new: in batch order, each with its KV length as the prefill leaves it.
             front: stand before the present members rather than behind them.
@@ -75,14 +77,19 @@ class RunningBatch:
         if not new:
             return
         for request in new:
-            kv_len = request.kv_len
+            kv_len, output_len = request.kv_len, request.output_len
+            if request._running is not None:  # it left, and comes back
+                assert request._left is not None
+                assert request._left <= self.committed, "a round is in flight for it"
+                request._kv_len, request._output_len = kv_len, output_len
             request._running = self
             request._joined = self.planned
             request._left = None
             self._count(request, 1)
             sampled = kv_len - request.prompt_len + 1  # outputs once its prefill is committed
             ends = self.planned + request.max_new_tokens - sampled
-            heapq.heappush(self._ends, (ends, next(self._serial), request, request.epoch))
+            request._join = next(self._serial)
+            heapq.heappush(self._ends, (ends, request._join, request))
         self.requests = [*new, *self.requests] if front else [*self.requests, *new]
         self._fresh.extend(new)
         self._cohort = None
@@ -152,7 +159,9 @@ class RunningBatch:
     def advance(self) -> DecodeRows:
         """Plan a round: every member becomes one token longer."""
         if self._cohort is None:
-            joined = tuple(r for r in self._fresh if r._running is self and r._left is None)
+            # once each: a request that was preempted before its first round has joined twice
+            fresh = dict.fromkeys(self._fresh)
+            joined = tuple(r for r in fresh if r._running is self and r._left is None)
             self._cohort = Cohort(tuple(self.requests), joined, self.planned, self._offset_sum)
             self._fresh.clear()
         rows = DecodeRows(self._cohort, self.planned)
@@ -182,6 +191,6 @@ class RunningBatch:
             due.append(heapq.heappop(self._ends))
         return [entry[2] for entry in due if self._is_current(entry)]
 
-    def _is_current(self, entry: tuple[int, int, Request, int]) -> bool:
-        request, epoch = entry[2], entry[3]
-        return request._running is self and request.epoch == epoch
+    def _is_current(self, entry: tuple[int, int, Request]) -> bool:
+        _, join, request = entry
+        return request._running is self and request._join == join

@@ -11,25 +11,21 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from policies.admission.intake import Intake
 from policies.admission.new_token_ratio import NewTokenRatio
-from policies.batch import NO_EVENTS, Batch, Events, Mode, PrefillItem
-from policies.cache.none import NoCache
-from policies.cache.radix import RadixCache
-from policies.kv.memory import KVMemory
-from policies.kv.pool import CountingPool
+from policies.batch import NO_EVENTS, Batch, Events, Mode
+from policies.orders.base import check_arranged
 from policies.priority import Priorities
-from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+from policies.registry import BATCHINGS, ORDERS, RETRACTIONS
 from policies.request import FinishReason, Request, State
 from policies.running import RunningBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policies.batch import DecodeRows, Inbox, StepResult
+    from policies.batch import Inbox, StepResult
     from policies.batching.base import Batching
-    from policies.cache.base import PrefixCache
     from policies.config import PolicyConfig
+    from policies.kv.base import Memory
     from policies.kv.pool import KVPool
     from policies.orders.base import QueueOrder
     from policies.retraction import Retraction
@@ -84,8 +80,9 @@ class Scheduler:
         rows = _resolved(config.max_running_requests, "max_running_requests")
         assert rows is not None
         self.max_running = rows
-        self.memory = _memory(config, kv_capacity, rows, pool)
-        self.intake = Intake(self.memory.capacity, config.page_size, config.context_limit)
+        self.batching: Batching = BATCHINGS.create(config.batching, config.batching_options)
+        self.memory: Memory = self.batching.make_memory(config, kv_capacity, rows, pool)
+        self.intake = self.batching.make_intake(config, self.memory.capacity)
 
         order_name = config.order
         if config.cache == "none" and ORDERS.create(order_name, config.order_options).cache_aware:
@@ -93,7 +90,6 @@ class Scheduler:
         options = config.order_options if order_name == config.order else {}
         self.order: QueueOrder = ORDERS.create(order_name, options)
         self.priorities = Priorities(config.priority)
-        self.batching: Batching = BATCHINGS.create(config.batching, config.batching_options)
         self.retraction: Retraction = RETRACTIONS.create(config.retraction)
         self.ratio = NewTokenRatio(**config.new_token_ratio.model_dump())
 
@@ -109,7 +105,6 @@ class Scheduler:
         self.preempted: list[Request] = []  # in this round, by priority
         self._view = _View(self)
         self._live: dict[str, Request] = {}
-        self._aborts_pending = 0
         self._ended: list[Request] = []  # not reported yet
         self._given_up: list[Request] = []  # retracted or preempted, not reported yet
         self._entries = 0
@@ -145,12 +140,12 @@ class Scheduler:
             msg = f"batch {batch.iteration} committed, but it is not the oldest launched"
             raise RuntimeError(msg)
         self.launched.popleft()
-        dropped = self._commit_items(batch, set(result.stops))
+        dropped = self.batching.commit(self, batch, set(result.stops))
         return self._events(batch, dropped)
 
     def is_idle(self) -> bool:
-        """Nothing runs, is chunked or is in flight, and nothing waits."""
-        return not (self._live or self.launched)
+        """Nothing runs, is chunked or is in flight, nothing waits, and every end has been reported."""
+        return not (self._live or self.launched or self._ended or self.batching.has_news())
 
     def on_idle(self) -> None:
         """Called each time the loop is about to sleep."""
@@ -198,13 +193,16 @@ class Scheduler:
         request.refusal = why
         self._end(request, FinishReason.REFUSED)
 
-    def enqueue(self, request: Request) -> None:
-        """Put a request at the tail of the waiting queue."""
+    def enqueue(self, request: Request, *, front: bool = False) -> None:
+        """Put a request at the tail of the waiting queue, or at its head."""
         self._entries += 1
         request.entry = self._entries
         request.arrival_processed_tokens = self.processed_tokens
         request.state = State.WAITING
-        self.waiting.append(request)
+        if front:
+            self.waiting.insert(0, request)
+        else:
+            self.waiting.append(request)
 
     def _abort(self, abort_id: str) -> None:
         if self.config.accidents.abort_by_prefix:
@@ -215,9 +213,8 @@ class Scheduler:
             if request.state is State.WAITING:
                 self.waiting.remove(request)
                 self._end(request, FinishReason.ABORT)
-            elif not request.abort_requested:
-                request.abort_requested = True
-                self._aborts_pending += 1
+            else:
+                self.batching.abort(self, request)
 
     # -- what strategies do -------------------------------------------------------------------
 
@@ -227,34 +224,12 @@ class Scheduler:
         if self.priorities.enabled and order.by_priority:
             self.waiting = self.priorities.arrange(order, self.waiting, self._view)  # type: ignore[arg-type]
         else:
-            self.waiting = order.arrange(self.waiting, self._view)
-
-    def admit(
-        self, admitted: Sequence[Request], chunked: Request | None
-    ) -> tuple[PrefillItem, ...]:
-        """Give the round's prefill its rows and memory.
-
-        Args:
-            admitted: in batch order, each with its prefix held and `extend_end` set.
-            chunked: the one of them whose prompt is not computed to its end, if any.
-        """
-        leaving = {id(request) for request in admitted}
-        self.waiting = [r for r in self.waiting if id(r) not in leaving]
-        self.chunked = chunked
-        for request in admitted:
-            request.state = State.PREFILL
-            if request.row is None and request.retractions == 0:
-                request.cached_tokens = request.prefix_len
-            self.memory.start_row(request)
-        self.memory.extend(admitted)
-        return tuple(self._item(request, request is not chunked) for request in admitted)
-
-    @staticmethod
-    def _item(request: Request, samples: bool) -> PrefillItem:
-        assert request.row is not None
-        start = request.prefix_len
-        length = request.extend_end - start
-        return PrefillItem(request, request.row, start, length, samples, request.epoch)
+            # an order from outside gets a copy, so that what it loses is noticed
+            ours = type(order).__module__.startswith("policies.")
+            arranged = order.arrange(self.waiting if ours else [*self.waiting], self._view)
+            if not ours:
+                check_arranged(self.config.order, self.waiting, arranged)
+            self.waiting = arranged
 
     def join_running(self, requests: Sequence[Request], *, front: bool = False) -> None:
         """Let requests whose prefill is planned to its end decode from the next round on."""
@@ -277,56 +252,24 @@ class Scheduler:
         self.memory.release(request)
         self._end(request, reason)
 
-    # -- results ------------------------------------------------------------------------------
-
-    def _commit_items(self, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
-        dropped = []
-        sampling = [item for item in batch.prefill if item.samples]
-        for i, item in enumerate(sampling):
-            if item.request.epoch != item.epoch:
-                dropped.append(item.request)
-            else:
-                self._commit_prefill(item, i in stops)
-        if batch.decode is not None:
-            late = self.running.commit(batch.decode)
-            dropped.extend(late)
-            first = len(sampling)
-            stopped = [batch.decode.requests[i - first] for i in sorted(stops) if i >= first]
-            self._commit_round(batch.decode, set(stopped) - set(late))
-        return tuple(dropped)
-
-    def _commit_prefill(self, item: PrefillItem, stop: bool) -> None:
-        request = item.request
-        request._output_len += 1
-        reason = self._reason(request, stop)
-        if reason is not None:
-            self._finish(request, reason)
-        else:
-            self.memory.checkpoint(request, item.seq_len)
-            request.prefix_len = item.seq_len
-
-    def _commit_round(self, rows: DecodeRows, stopped: set[Request]) -> None:
-        """End the members that a decode round ends, in batch order."""
-        ends = {*stopped, *self.running.due()}
-        if self._aborts_pending:
-            ends |= {r for r in rows.requests if r.abort_requested and r.state is State.RUNNING}
-        if not ends:
-            return
-        for request in [r for r in rows.requests if r in ends]:
-            reason = self._reason(request, request in stopped)
-            assert reason is not None
-            self._finish(request, reason)
+    # -- ends ---------------------------------------------------------------------------------
 
     @staticmethod
-    def _reason(request: Request, stop: bool) -> FinishReason | None:
-        """Why a request ends with the token it has just been given, if it does."""
+    def reason_to_end(request: Request, *, stop: bool) -> FinishReason | None:
+        """Why a request ends with the token it has just been given, if it does.
+
+        Args:
+            request: the request.
+            stop: whether the token ends the sequence by itself.
+        """
         if request.abort_requested:
             return FinishReason.ABORT
         if stop:
             return FinishReason.STOP
         return FinishReason.LENGTH if request.remaining_tokens <= 0 else None
 
-    def _finish(self, request: Request, reason: FinishReason) -> None:
+    def finish(self, request: Request, reason: FinishReason) -> None:
+        """End a request; what it computed may stay in the cache."""
         request.epoch += 1
         if self.running.settle(request):
             self.running.full = False
@@ -336,10 +279,9 @@ class Scheduler:
     def _end(self, request: Request, reason: FinishReason) -> None:
         request.state = State.FINISHED
         request.finish_reason = reason
-        if request.abort_requested:
-            self._aborts_pending -= 1
         del self._live[request.id]
         self._ended.append(request)
+        self.batching.on_end(request)
 
     def _events(self, batch: Batch | None = None, dropped: tuple[Request, ...] = ()) -> Events:
         if batch is None and not self._ended and not self._given_up:
@@ -359,10 +301,15 @@ class Scheduler:
             len(self.waiting),
             len(self.running),
             memory.free,
-            memory.cache.evictable,
-            memory.cache.protected,
+            memory.evictable,
+            memory.protected,
             memory.evicted_tokens,
         )
+
+    @property
+    def live(self) -> int:
+        """Requests that came in and have not ended."""
+        return len(self._live)
 
     def live_requests(self) -> Iterable[Request]:
         """The requests that came in and have not ended."""
@@ -395,7 +342,8 @@ class Scheduler:
                 assert found == [], f"{request} is in {found}"
             else:  # it may have left the batch, its last token in flight
                 assert found in ([State.RUNNING], []), f"{request} is in {found}"
-                assert found or self.launched, f"{request} is lost"
+                in_flight = self.launched or self.batching.sits_out(request)
+                assert found or in_flight, f"{request} is lost"
         assert not places, "a request that ended is still queued"
         rounds = sum(1 for batch in self.launched if batch.decode is not None)
         assert rounds == self.running.in_flight, "a decode round is lost"
@@ -407,15 +355,3 @@ def _resolved(value: int | str | None, key: str) -> int | None:
         msg = f"policy.{key} is {value!r}; the world must put a number in its place"
         raise TypeError(msg)
     return value
-
-
-def _memory(config: PolicyConfig, capacity: int, rows: int, pool: KVPool | None) -> KVMemory:
-    if pool is None:
-        pool = CountingPool(capacity, config.page_size, rows)
-    cache: PrefixCache
-    if config.cache == "radix":
-        eviction = EVICTIONS.create(config.eviction, config.eviction_options)
-        cache = RadixCache(config.page_size, eviction, pool.free_pages)
-    else:
-        cache = NoCache()
-    return KVMemory(pool, cache)

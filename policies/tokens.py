@@ -45,7 +45,7 @@ class SizedTokens(Protocol):
 class KnownTokens:
     """Prompt and outputs that are known beforehand, as when a trace is replayed.
 
-    The prompt's ids are made at the first read and kept until `forget`.
+    The ids are made at the first read and kept until `forget`.
     """
 
     __slots__ = ("_made", "_output", "_prompt", "prompt_len")
@@ -59,15 +59,10 @@ class KnownTokens:
     def read(self, stop: int) -> Int32Array:
         """See `TokenSource.read`. Outputs past the known ones read as 0: overshoot, never kept."""
         if self._made is None:
-            self._made = self._prompt.array()
-        if stop <= self.prompt_len:
-            return self._made[:stop]
-        output = self._output.array()
-        ids = np.zeros(stop, dtype=np.int32)
-        ids[: self.prompt_len] = self._made
-        known = output[: stop - self.prompt_len]
-        ids[self.prompt_len : self.prompt_len + len(known)] = known
-        return ids
+            self._made = np.concatenate([self._prompt.array(), self._output.array()])
+        if stop > len(self._made):
+            return np.pad(self._made, (0, stop - len(self._made)))
+        return self._made[:stop]
 
     def forget(self) -> None:
         """Give the memory of the made ids back; they are made again if read again."""

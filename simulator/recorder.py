@@ -217,7 +217,8 @@ class Recorder:
         return left
 
     def _write(self, request: Request, seen: _Seen, now_ns: int | None) -> None:
-        reason = request.finish_reason
+        # one whose end was not reported any more has not ended for anyone
+        reason = None if now_ns is None else request.finish_reason
         row = (
             request.id,
             request.session,
@@ -246,7 +247,10 @@ class Recorder:
     # -- decisions ----------------------------------------------------------------------------
 
     def decided(self, batch: Batch, launch_ns: int, result: StepResult) -> None:
-        """Log a batch's items and what was sampled for each (called once its result is known)."""
+        """Log a batch's items and what is sampled for each, as it is launched.
+
+        Later would be too late: members may have left the rows that their places are read from.
+        """
         if not self._want_decisions or batch.mode is Mode.EMPTY:
             return
         stops, tokens = set(result.stops), result.tokens

@@ -5,15 +5,18 @@ from __future__ import annotations
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from policies.config import load_config, make_config
+from policies.registry import StrategyError
 from policies.scheduler import Scheduler
 from simulator.config import Plan, SimulatorConfig
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
-from simulator.world import World
+from simulator.world import RefusedError, StuckError, World
 from traces.load import OpenLoop
+from traces.records.errors import RecordError
 from traces.records.writer import RunWriter
 from traces.workload import Workload
 
@@ -34,7 +37,7 @@ def simulate(
     limit: int | None = None,
     speedup: float = 1.0,
     strict: bool = False,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
 ) -> Run:
     """Simulate a workload under a policy.
 
@@ -49,7 +52,8 @@ def simulate(
         limit: only the first so many requests.
         speedup: arrivals come so many times faster.
         strict: a refused request is an error.
-        progress: show a progress bar.
+        progress: show a progress bar, or call this with the requests ended and their total, each
+            time some end.
 
     Returns:
         the run, which shows itself as a table.
@@ -59,6 +63,7 @@ def simulate(
         TraceError: for a trace that cannot be read.
         RecordError: where the run cannot be written.
         StuckError: where the scheduler has work but plans nothing: a policy's fault.
+        StrategyError: where a policy loses a request, or makes one up.
         RefusedError: where a request was refused and `strict` is set.
         KeyboardInterrupt: on Ctrl-C, after what was recorded has been written.
     """
@@ -79,12 +84,10 @@ def simulate(
             strict=strict,
         )
         try:
-            with _progress(len(work), recorder, shown=progress) as on_progress:
+            with _progress(len(work), recorder, progress) as on_progress:
                 world.run(on_progress)
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            status = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
-            _close(writer, recorder, world, status)
+            _close(writer, recorder, world, _status(error, world))
             raise
         return _close(writer, recorder, world, "complete")
 
@@ -144,6 +147,19 @@ def _version() -> str:
         return "unknown"
 
 
+def _status(error: BaseException, world: World) -> str:
+    """How a run ended that was cut short; an error nobody foresaw is told where it came up."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    status = f"failed: {type(error).__name__}: {error}"
+    if isinstance(error, StuckError | RefusedError | StrategyError | RecordError):
+        return status
+    when = f"in round {world.scheduler.iteration} of the scheduler, at {world.now} ns"
+    error.add_note(when)
+    frame = extract_tb(error.__traceback__)[-1]
+    return f"{status} ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name}; {when})"
+
+
 def _close(writer: RunWriter, recorder: Recorder, world: World, status: str) -> Run:
     unfinished = recorder.left_behind()
     counts = {
@@ -165,11 +181,18 @@ def _close(writer: RunWriter, recorder: Recorder, world: World, status: str) -> 
 
 @contextmanager
 def _progress(
-    total: int, recorder: Recorder, *, shown: bool
+    total: int, recorder: Recorder, progress: bool | Callable[[int, int], None]
 ) -> Iterator[Callable[[], None] | None]:
-    """A progress bar over ended requests."""
-    if not shown:
+    """What to call when requests have ended: it moves a progress bar, or tells the caller."""
+    if not progress:
         yield None
+        return
+
+    def ended() -> int:
+        return recorder.finished + recorder.aborted + recorder.refused
+
+    if callable(progress):
+        yield lambda: progress(ended(), total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -183,8 +206,4 @@ def _progress(
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("simulating", total=total)
-
-        def advance() -> None:
-            bar.update(task, completed=recorder.finished + recorder.aborted + recorder.refused)
-
-        yield advance
+        yield lambda: bar.update(task, completed=ended())

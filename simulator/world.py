@@ -201,9 +201,10 @@ class World:
             self._empty_rounds = 0
         self._empty_rounds += 1
         if self._empty_rounds > STUCK_AFTER:
+            policy = self.scheduler.config
             raise StuckError(
-                f"no batch in {STUCK_AFTER} rounds, with work to do, at {self.now} ns: "
-                f"{self.scheduler.describe()}"
+                f"batching {policy.batching!r} with order {policy.order!r} planned no batch in "
+                f"{STUCK_AFTER} rounds, with work to do, at {self.now} ns: {self.scheduler.describe()}"
             )
         return inbox
 
@@ -243,11 +244,15 @@ class World:
 
     def _launch(self, batch: Batch, host: tuple[int, int, int, int]) -> Ticket:
         now = self.now
-        duration = 0 if batch.mode is Mode.EMPTY else self._latency.step_ns(_shape(batch))
+        if batch.mode is Mode.EMPTY:
+            duration = 0
+        else:
+            duration = self._latency.step_ns(_shape(batch))
+            self._empty_rounds = 0
         start, end = self.device.submit(duration)
-        self._empty_rounds = 0
         self._recorder.launched(batch, now)
         result = self._model.result(batch)
+        self._recorder.decided(batch, now, result)
         return Ticket(batch, result, self.scheduler.gauges(), host, now, start, end)
 
     def _collect(self, ticket: Ticket) -> StepResult:
@@ -255,7 +260,6 @@ class World:
         self._debt += ticket.collect_host
         ticket.collected_ns = self.now + self._debt
         self._collected = ticket
-        self._recorder.decided(ticket.batch, ticket.launch_ns, ticket.result)
         return ticket.result
 
     def _report(self, events: Events) -> bool:

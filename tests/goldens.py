@@ -1,4 +1,4 @@
-"""Replay recordings of SGLang 0.5.23's scheduler and say whether ours decides the same.
+"""Replay recordings of SGLang 0.5.23's or vLLM 0.32.0's scheduler: does ours decide the same?
 
     python tests/goldens.py DIR [NAME ...]
 
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
+import goldens_vllm
 from policies.accidents import Accidents
 from policies.admission.token_budget import TokenBudget
 from policies.batch import Batch, Events, Inbox, Mode, StepResult
@@ -271,6 +272,29 @@ def replay_scheduler(
     return steps
 
 
+def replay_vllm(
+    header: dict[str, Any], lines: list[dict[str, Any]], folder: Path, *, check: bool = False
+) -> int:
+    """Replay a trace of vLLM's scheduler; returns the number of iterations compared."""
+    with gzip.open(folder / "workloads" / f"{header['workload']}.json.gz", "rt") as file:
+        workload = json.load(file)
+    ours = goldens_vllm.VLLMWorld(header, workload, check=check).run()
+    steps = 0
+    for theirs in lines:
+        if theirs.get("summary"):
+            return steps
+        record = next(ours, None)
+        if record is None:
+            msg = f"step {theirs['step']}: the replay ended early"
+            raise Difference(msg)
+        difference = differing(goldens_vllm.flat(record), goldens_vllm.flat(theirs))
+        if difference is not None:
+            msg = f"step {theirs['step']}: {difference}"
+            raise Difference(msg)
+        steps += 1
+    return steps
+
+
 # -- radix operations ---------------------------------------------------------------------------
 
 
@@ -476,6 +500,9 @@ def replay_file(path: Path, **options: bool) -> str:
         case "sched":
             steps = replay_scheduler(lines[0], lines[1:], path.parent, **options)
             return f"{steps} steps"
+        case "vllm-sched":
+            options.pop("indexed", None)  # blocks are always numbered there
+            return f"{replay_vllm(lines[0], lines[1:], path.parent, **options)} iterations"
         case "radix":
             starts = [i for i, line in enumerate(lines) if "kind" in line] + [len(lines)]
             runs = [lines[a:b] for a, b in pairwise(starts)]
@@ -485,7 +512,7 @@ def replay_file(path: Path, **options: bool) -> str:
         case "adder":
             return f"{sum(map(replay_adder, lines))} candidates in {len(lines)} rounds"
         case kind:
-            msg = f"unknown kind of recording {kind!r}; known are sched, radix, policy, adder"
+            msg = f"unknown kind of recording {kind!r}; known are sched, vllm-sched, radix, policy, adder"
             raise Difference(msg)
 
 

@@ -1,1 +1,1 @@
-"""The front door: the `twin` command."""
+"""The front door: the `twin` command, and the experiments that need both worlds."""

@@ -1,8 +1,8 @@
 """The intake: cut what a request asks for to what can ever fit, and refuse what never can.
 
-The limits are SGLang 0.5.23's, with one addition. A prompt just below the pool's size passes
+`PoolIntake` has SGLang 0.5.23's limits, with one addition. A prompt just below the pool's size passes
 SGLang's own test, is never admitted by its budget (whose comparison is strict) and blocks the queue
-for ever; here it is refused, and told why.
+for ever; here it is refused, and told why. `ContextIntake` has vLLM 0.32's, whose budget needs no more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from policies.request import Request
 
 
-class Intake:
+class PoolIntake:
     """See the module.
 
     Args:
@@ -52,4 +52,28 @@ class Intake:
                 f"the prompt has {prompt} tokens and needs {need} with its reserve; "
                 f"the KV pool of {self.capacity} admits fewer than it holds"
             )
+        return None
+
+
+class ContextIntake:
+    """See the module.
+
+    Args:
+        context_limit: tokens of prompt and output that one request may have.
+    """
+
+    def __init__(self, context_limit: int) -> None:
+        self.context_limit = context_limit
+
+    def check(self, request: Request) -> str | None:
+        """Cut the request's `max_new_tokens`; returns why it is refused, or None if it may come in."""
+        prompt, limit = request.prompt_len, self.context_limit
+        if prompt < 1:
+            return "the prompt is empty"
+        if prompt >= limit:
+            return (
+                f"the prompt has {prompt} tokens; the context limit of {limit} takes prompts of at "
+                f"most {limit - 1}"
+            )
+        request.max_new_tokens = min(request.max_new_tokens, limit - prompt)
         return None

@@ -128,18 +128,25 @@ class TokenBudget:
         self._charge(end - request.prefix_len, new_tokens)
         self.admitted.append(request)
 
-    def add_chunk(self, request: Request, limit: int | None = None) -> None:
-        """Go on with the request that is being chunked. It always gets on, whatever the memory.
+    def add_chunk(self, request: Request, limit: int | None = None) -> bool:
+        """Go on with the request that is being chunked, whatever memory is expected to be needed.
 
         Args:
             request: the request, its prefix what was computed so far.
             limit: tokens it may take, if less than the budget.
+
+        Returns:
+            whether it got on. It does not when decoding has used all memory up meanwhile (there
+            SGLang ends with an error).
         """
         assert self.left_chunk is not None
         room = self.left_chunk if limit is None else min(limit, self.left_chunk)
         take = min(room, int(self.left_total))
         if take <= 0:
-            take = room
+            last_page = self.memory.ceil(request.prefix_len) - request.prefix_len
+            take = min(room, last_page + self.memory.available)
+        if take <= 0:
+            return False
         whole = request.seq_len - request.prefix_len
         if whole > take:
             self.chunked = request
@@ -147,6 +154,7 @@ class TokenBudget:
         else:
             new_tokens = min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS)
             self._take(request, request.seq_len, None, new_tokens)
+        return True
 
     def add(self, request: Request, match: Match) -> Verdict:
         """Admit a waiting request if it fits, whole or its first chunk.
@@ -216,7 +224,7 @@ class TokenBudget:
             return Verdict.NO_TOKEN
         if self.left_chunk is None or extend <= self.left_chunk:
             self._take(request, extend, match, min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS))
-        elif self.left_chunk <= 0:
+        elif self.left_chunk <= 0 or not self.may_chunk_another:
             return Verdict.OTHER
         else:
             self._take(request, self.left_chunk, match, 0)

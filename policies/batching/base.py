@@ -1,4 +1,9 @@
-"""What a batching strategy is: it plans the next step."""
+"""What a batching strategy is: it plans the next step and knows what a result means.
+
+The two families that ship follow two engines, down to how a request is admitted, how its memory is
+kept, and what becomes of a token for a request that was preempted meanwhile. A strategy reads the
+scheduler's state and changes it through the scheduler's methods; one instance serves one scheduler.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,79 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from policies.batch import Batch
+    from policies.config import PolicyConfig
+    from policies.kv.base import Memory
+    from policies.kv.pool import KVPool
+    from policies.request import Request
     from policies.scheduler import Scheduler
 
 
-class Batching(Protocol):
-    """Chooses how prefill and decode share a step.
+class Intake(Protocol):
+    """Cuts what a request asks for to what can ever fit, and refuses what never can."""
 
-    One instance serves one scheduler, whose state it reads, and changes only through the scheduler's
-    methods.
+    def check(self, request: Request) -> str | None:
+        """Cut the request's `max_new_tokens`; returns why it is refused, or None if it may come in."""
+        ...
+
+
+class Batching(Protocol):
+    """Chooses how prefill and decode share a step. Derive from it.
+
+    Attributes:
+        caches: the prefix caches it can plan with, by their names in the config.
     """
+
+    caches: tuple[str, ...]
+
+    def make_memory(
+        self, config: PolicyConfig, capacity: int, rows: int, pool: KVPool | None
+    ) -> Memory:
+        """The KV memory it plans with.
+
+        Args:
+            config: the policy.
+            capacity: tokens.
+            rows: requests that may hold KV at once.
+            pool: the world's pool, if it keeps page numbers; None where they are only counted.
+        """
+        ...
+
+    def make_intake(self, config: PolicyConfig, capacity: int) -> Intake:
+        """What comes in, and how much of it.
+
+        Raises:
+            ValueError: for a config under which requests could come in and never end.
+        """
+        ...
 
     def next_batch(self, s: Scheduler) -> Batch | None:
         """The next step, or None if there is nothing to compute this time."""
         ...
+
+    def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
+        """Accept a batch's sampled tokens and end the requests that end with them.
+
+        Args:
+            s: the scheduler.
+            batch: the oldest batch launched.
+            stops: indices among the batch's sampling items that end their sequence by themselves.
+
+        Returns:
+            the requests for whom the token came too late and does not count.
+        """
+        ...
+
+    def abort(self, s: Scheduler, request: Request) -> None:
+        """The client of a request that does not wait gave up."""
+        ...
+
+    def on_end(self, request: Request) -> None:
+        """A request ended, in whatever way."""
+
+    def has_news(self) -> bool:
+        """Whether there is something to plan although no request is left."""
+        return False
+
+    def sits_out(self, request: Request) -> bool:  # noqa: ARG002
+        """Whether a request decodes, but not in the step that is planned."""
+        return False

@@ -9,27 +9,58 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policies.admission.intake import PoolIntake
 from policies.admission.token_budget import TokenBudget, Verdict
-from policies.batch import Batch, Mode
-from policies.registry import BATCHINGS
-from policies.request import FinishReason
+from policies.batch import Batch, Mode, PrefillItem
+from policies.batching.base import Batching
+from policies.cache.none import NoCache
+from policies.cache.radix import RadixCache
+from policies.kv.memory import KVMemory
+from policies.kv.pool import CountingPool
+from policies.registry import BATCHINGS, EVICTIONS
+from policies.request import FinishReason, Request, State
 
 if TYPE_CHECKING:
-    from policies.batch import PrefillItem
-    from policies.request import Request
+    from policies.batch import DecodeRows
+    from policies.cache.base import PrefixCache
+    from policies.config import PolicyConfig
+    from policies.kv.pool import KVPool
     from policies.scheduler import Scheduler
 
 
 @BATCHINGS.register("prefill-first")
-class PrefillFirst:
+class PrefillFirst(Batching):
     """See the module and `Batching`."""
 
+    caches = ("radix", "none")
     shares_steps = False  # whether decode rows ride along with prefill
 
     def __init__(self) -> None:
         self._decode_only = 0  # steps left without prefill
         self._refreshable = 0  # times the queue was arranged without a look at the cache
         self._stale_tokens = 0  # prefill tokens of the batch the running batch grew from
+        self._aborting: set[Request] = set()  # to end with their next result
+
+    # -- what it is built with ----------------------------------------------------------------
+
+    def make_memory(
+        self, config: PolicyConfig, capacity: int, rows: int, pool: KVPool | None
+    ) -> KVMemory:
+        """See `Batching.make_memory`."""
+        if pool is None:
+            pool = CountingPool(capacity, config.page_size, rows)
+        cache: PrefixCache = NoCache()
+        if config.cache == "radix":
+            eviction = EVICTIONS.create(config.eviction, config.eviction_options)
+            cache = RadixCache(config.page_size, eviction, pool.free_pages)
+        self.kv = KVMemory(pool, cache)
+        return self.kv
+
+    def make_intake(self, config: PolicyConfig, capacity: int) -> PoolIntake:
+        """See `Batching.make_intake`."""
+        return PoolIntake(capacity, config.page_size, config.context_limit)
+
+    # -- planning -----------------------------------------------------------------------------
 
     def next_batch(self, s: Scheduler) -> Batch | None:
         """See `Batching.next_batch`."""
@@ -56,7 +87,7 @@ class PrefillFirst:
             s.chunked = None
             s.end_running(request, FinishReason.ABORT)
         elif request.extend_end > request.prefix_len:
-            s.memory.checkpoint(request, request.extend_end)
+            self.kv.checkpoint(request, request.extend_end)
             request.prefix_len = request.extend_end
 
     def _merge_last(self, s: Scheduler) -> None:
@@ -107,19 +138,19 @@ class PrefillFirst:
             s.arrange_waiting()
             self._refresh_waiting(s)
         budget = self._budget(s)
-        if s.chunked is not None:
-            self._continue_chunk(s, s.chunked, budget)
+        if s.chunked is not None and not self._continue_chunk(s, s.chunked, budget):
+            return None  # decode: what ends or is retracted makes room
         preempted = self._fill(s, budget)
         batch = None
         if budget.admitted:
-            batch = self._compose(s, s.admit(budget.admitted, budget.chunked))
+            batch = self._compose(s, self._admit(s, budget.admitted, budget.chunked))
         for request in preempted:
             s.enqueue(request)
         return batch
 
     def _budget(self, s: Scheduler) -> TokenBudget:
         return TokenBudget(
-            s.memory,
+            self.kv,
             s.running,
             s.ratio.value,
             max_prefill_tokens=s.config.max_prefill_tokens,
@@ -129,10 +160,9 @@ class PrefillFirst:
             max_requests=s.config.prefill_max_requests,
         )
 
-    @staticmethod
-    def _places(s: Scheduler, rows_held: int) -> int:
+    def _places(self, s: Scheduler, rows_held: int) -> int:
         """Requests that may still be admitted; those counted already may hold rows."""
-        return min(s.max_running - len(s.running), s.memory.pool.free_rows + rows_held)
+        return min(s.max_running - len(s.running), self.kv.pool.free_rows + rows_held)
 
     def _refresh_waiting(self, s: Scheduler) -> None:
         """Mark what waiting requests have cached as used, now and then, lest it be evicted.
@@ -146,16 +176,16 @@ class PrefillFirst:
         self._refreshable += 1
         if due and s.config.eviction == "lru":
             for request in reversed(s.waiting[: s.config.waiting_refresh_requests]):
-                s.memory.match_whole(request)
+                self.kv.match_whole(request)
 
     @staticmethod
-    def _continue_chunk(s: Scheduler, chunked: Request, budget: TokenBudget) -> None:
+    def _continue_chunk(s: Scheduler, chunked: Request, budget: TokenBudget) -> bool:
+        """Compute more of the chunked request's prompt; returns whether there is memory for it."""
         limit = None
         chunk_limit = getattr(s.order, "chunk_limit", None)
         if chunk_limit is not None and budget.left_chunk is not None:
             limit = chunk_limit(chunked, s.waiting, budget.left_chunk, budget.page_size)
-        budget.add_chunk(chunked, limit)
-        budget.may_chunk_another = budget.chunked is None
+        return budget.add_chunk(chunked, limit)
 
     def _fill(self, s: Scheduler, budget: TokenBudget) -> list[Request]:
         """Admit waiting requests in queue order while they fit; returns those preempted for it."""
@@ -168,8 +198,9 @@ class PrefillFirst:
                 s.running.full = True
             if s.running.full and not self._preempt(s, request, budget, preempted):
                 break
-            match = s.memory.match(request)
+            match = self.kv.match(request)
             request.prefix_len = match.length
+            budget.may_chunk_another = budget.chunked is None
             verdict = budget.add(request, match)
             if verdict is not Verdict.CONTINUE:
                 if verdict is Verdict.NO_TOKEN:
@@ -184,17 +215,38 @@ class PrefillFirst:
         if not s.priorities.preemption:
             return False
         stale = s.config.accidents.preempt_by_stale_prefix
-        prefix = request.prefix_len if stale else s.memory.match(request).length
+        prefix = request.prefix_len if stale else self.kv.match(request).length
         needed = budget.expected_need(request, prefix) - budget.left_total
         victims = s.priorities.victims(request, s.running.requests, needed, budget.expected_tokens)
         going = {id(victim) for victim in victims}
         for victim in [r for r in s.running if id(r) in going]:
             budget.forget(victim)
             s.give_up(victim)
-            s.memory.make_room(len(s.running) * s.config.new_token_ratio.retract_decode_steps)
+            self.kv.make_room(len(s.running) * s.config.new_token_ratio.retract_decode_steps)
         preempted.extend(victims)
         s.preempted.extend(victims)
         return bool(victims)
+
+    def _admit(
+        self, s: Scheduler, admitted: list[Request], chunked: Request | None
+    ) -> tuple[PrefillItem, ...]:
+        """Give the round's prefill its rows and memory.
+
+        Args:
+            s: the scheduler.
+            admitted: in batch order, each with its prefix held and `extend_end` set.
+            chunked: the one of them whose prompt is not computed to its end, if any.
+        """
+        leaving = set(admitted)
+        s.waiting = [request for request in s.waiting if request not in leaving]
+        s.chunked = chunked
+        for request in admitted:
+            request.state = State.PREFILL
+            if request.row is None and request.retractions == 0:
+                request.cached_tokens = request.prefix_len
+            self.kv.start_row(request)
+        self.kv.extend(admitted)
+        return tuple(_item(request, samples=request is not chunked) for request in admitted)
 
     def _compose(self, s: Scheduler, items: tuple[PrefillItem, ...]) -> Batch:
         """The batch of a step with prefill."""
@@ -209,7 +261,7 @@ class PrefillFirst:
             s.running.full = False
         if not s.running:
             return None
-        if not s.memory.round_fits(s.running):
+        if not self.kv.round_fits(s.running):
             if ending:
                 return None  # their memory comes back with the result in flight
             self._retract(s)
@@ -217,10 +269,13 @@ class PrefillFirst:
                 return None
         else:
             s.ratio.decay()
-        return Batch(s.iteration, Mode.DECODE, decode=s.memory.extend_round(s.running))
+        return Batch(s.iteration, Mode.DECODE, decode=self.kv.extend_round(s.running))
 
     def _retract(self, s: Scheduler) -> None:
-        """Take memory from running requests until the rest can decode; the last one is spared."""
+        """Take memory from running requests until the rest can decode; the last one is spared.
+
+        It is not if the chunked request holds the memory it lacks: then it waits, too.
+        """
         s.running.full = False
         kept = s.retraction.arrange(s.running.requests, s.priorities)
         s.running.keep(kept)  # they go on in the order of retraction
@@ -228,11 +283,72 @@ class PrefillFirst:
             victim = kept.pop()
             s.give_up(victim)
             s.retracted.append(victim)
-            s.memory.make_room(len(kept) * s.config.new_token_ratio.retract_decode_steps)
-            if s.memory.round_fits(s.running):
+            self.kv.make_room(len(kept) * s.config.new_token_ratio.retract_decode_steps)
+            if self.kv.round_fits(s.running):
                 break
         s.ratio.after_retraction(kept)
+        if len(kept) == 1 and not self.kv.round_fits(s.running):
+            if s.chunked is None:
+                s.end_running(kept[0], FinishReason.ABORT)
+            else:
+                s.give_up(kept[0])
+                s.retracted.append(kept[0])
         for victim in s.retracted:
             s.enqueue(victim)
-        if len(kept) == 1 and not s.memory.round_fits(s.running):
-            s.end_running(kept[0], FinishReason.ABORT)
+
+    # -- results ------------------------------------------------------------------------------
+
+    def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
+        """See `Batching.commit`. A token for a request retracted meanwhile is dropped."""
+        dropped = []
+        sampling = [item for item in batch.prefill if item.samples]
+        for i, item in enumerate(sampling):
+            if item.request.epoch != item.epoch:
+                dropped.append(item.request)
+            else:
+                self._commit_prefill(s, item, i in stops)
+        if batch.decode is not None:
+            late = s.running.commit(batch.decode)
+            dropped.extend(late)
+            first = len(sampling)
+            stopped = {batch.decode.requests[i - first] for i in stops if i >= first}
+            self._commit_round(s, batch.decode, stopped.difference(late))
+        return tuple(dropped)
+
+    def _commit_prefill(self, s: Scheduler, item: PrefillItem, stop: bool) -> None:
+        request = item.request
+        request._output_len += 1  # lengths are kept by the scheduler
+        reason = s.reason_to_end(request, stop=stop)
+        if reason is not None:
+            s.finish(request, reason)
+        else:
+            self.kv.checkpoint(request, item.seq_len)
+            request.prefix_len = item.seq_len
+
+    def _commit_round(self, s: Scheduler, rows: DecodeRows, stopped: set[Request]) -> None:
+        """End the members that a decode round ends, in batch order."""
+        ends = {*stopped, *s.running.due()}
+        if self._aborting:
+            ends |= {r for r in rows.requests if r in self._aborting and r.state is State.RUNNING}
+        if not ends:
+            return
+        for request in [r for r in rows.requests if r in ends]:
+            reason = s.reason_to_end(request, stop=request in stopped)
+            assert reason is not None  # that is why it is here
+            s.finish(request, reason)
+
+    def abort(self, s: Scheduler, request: Request) -> None:  # noqa: ARG002
+        """See `Batching.abort`: it ends with its next result; a chunk, before the next planning."""
+        request.abort_requested = True
+        self._aborting.add(request)
+
+    def on_end(self, request: Request) -> None:
+        """See `Batching.on_end`."""
+        self._aborting.discard(request)
+
+
+def _item(request: Request, *, samples: bool) -> PrefillItem:
+    assert request.row is not None
+    start = request.prefix_len
+    length = request.extend_end - start
+    return PrefillItem(request, request.row, start, length, samples, request.epoch)

@@ -27,13 +27,13 @@ class StaticBatching(PrefillFirst):
 
     def _prefill(self, s: Scheduler) -> Batch | None:
         """A step of prompt tokens, while the batch is being filled."""
-        if not s.running and s.chunked is None:
+        if not s.running:
             self._closed = False
         if self._closed:
             return None
         return super()._prefill(s)
 
     def _decode(self, s: Scheduler) -> Batch | None:
-        """A decode step; from the first on, nobody joins."""
-        self._closed = True
+        """A decode step; from the first on, nobody joins but whose prompt is computed in part."""
+        self._closed = s.chunked is None
         return super()._decode(s)

@@ -125,9 +125,7 @@ class RadixCache:
                 node.hits += 1
         matched, stop = at, len(tokens) // self.page_size * self.page_size
         if matched < stop:
-            node = self._grow(node, tokens[matched:stop], pages, matched, extra_key)
-            node.priority = priority
-            node.hits = 1
+            node = self._grow(node, tokens[matched:stop], pages, matched, extra_key, priority)
         return Match(matched, node)
 
     def _walk(self, tokens: Int32Array, extra_key: str | None) -> Iterator[tuple[RadixNode, int]]:
@@ -198,6 +196,7 @@ class RadixCache:
         pages: Int32Array | None,
         at: int,
         extra_key: str | None,
+        priority: int,
     ) -> RadixNode:
         """Hang a new leaf below `parent`, `at` tokens from the root."""
         page = at // self.page_size
@@ -207,6 +206,8 @@ class RadixCache:
         parent.children[edge] = leaf
         self._touch(leaf)
         leaf.created = leaf.last_access
+        leaf.priority = priority
+        leaf.hits = 1
         self.evictable += len(leaf)
         self._offer(leaf)
         return leaf

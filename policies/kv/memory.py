@@ -52,6 +52,16 @@ class KVMemory:
         return self.pool.free_tokens
 
     @property
+    def evictable(self) -> int:
+        """Tokens cached that no request holds."""
+        return self.cache.evictable
+
+    @property
+    def protected(self) -> int:
+        """Tokens cached that requests hold."""
+        return self.cache.protected
+
+    @property
     def available(self) -> int:
         """Tokens that are free or can be freed by eviction."""
         return self.pool.free_tokens + self.cache.evictable

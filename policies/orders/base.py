@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from policies.registry import StrategyError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,12 +47,14 @@ class QueueOrder(Protocol):
     Attributes:
         cache_aware: it looks at the prefix cache; without a cache it makes no sense, and the
             scheduler takes fcfs in its place.
+        needs_tree: it walks the prefix tree, so the cache must be one.
         by_priority: priorities may be put over it (it must have a `key`, as `KeyOrder` has).
         fallback_queue: a cache-aware order leaves a queue longer than this as it is, because looking
             everyone up would take too long; None for no limit.
     """
 
     cache_aware: bool = False
+    needs_tree: bool = False
     by_priority: bool = False
     fallback_queue: int | None = None
 
@@ -76,3 +80,35 @@ class KeyOrder(QueueOrder):
     def arrange(self, waiting: Sequence[Request], view: QueueView) -> list[Request]:
         """See `QueueOrder.arrange`."""
         return sorted(waiting, key=lambda request: self.key(request, view))
+
+
+def check_arranged(name: str, before: Sequence[Request], after: object) -> None:
+    """See that an order has left the queue whole.
+
+    Args:
+        name: of the order.
+        before: the queue it was given.
+        after: what it returned.
+
+    Raises:
+        StrategyError: where that is not a list of the same requests, each once; names the order.
+    """
+    must = "arrange has to return every request it is given, each once"
+    if not isinstance(after, list):
+        raise StrategyError(f"queue order {name!r} returned {after!r}, not a list: {must}")
+    given, returned = ({id(request): request for request in queue} for queue in (before, after))
+    if len(after) == len(before) and given.keys() == returned.keys():
+        return
+    missing = [request.id for key, request in given.items() if key not in returned]
+    added = [getattr(r, "id", r) for key, r in returned.items() if key not in given]
+    wrong = [
+        f"{what} {', '.join(map(repr, names[:3]))}{' ...' if len(names) > 3 else ''}"
+        for what, names in (("left out", missing), ("added", added))
+        if names
+    ]
+    if len(returned) < len(after):
+        wrong.append("gave some twice")
+    raise StrategyError(
+        f"queue order {name!r} was given {len(before)} requests and returned {len(after)}: "
+        f"it {' and '.join(wrong)}; {must}"
+    )

@@ -24,6 +24,7 @@ class DFSWeight(QueueOrder):
     """
 
     cache_aware = True
+    needs_tree = True
 
     def arrange(self, waiting: Sequence[Request], view: QueueView) -> list[Request]:
         """See `QueueOrder.arrange`."""

@@ -45,7 +45,7 @@ class Case:
 
 
 @st.composite
-def policies(draw: st.DrawFn, **fixed: Any) -> PolicyConfig:
+def policies(draw: st.DrawFn, /, **fixed: Any) -> PolicyConfig:
     """A policy; what `fixed` names is not drawn."""
     page = fixed.get("page_size") or draw(st.sampled_from((1, 4, 16)))
     cache = fixed.get("cache") or draw(st.sampled_from(("radix", "radix", "radix", "none")))
@@ -66,18 +66,18 @@ def policies(draw: st.DrawFn, **fixed: Any) -> PolicyConfig:
         "prefill_max_requests": draw(st.sampled_from((None, None, 1, 2))),
         "prefill_decode_interval": draw(st.sampled_from((0, 0, 1, 3))),
         "prefill_decode_interval_min_batch": draw(st.sampled_from((0, 2))),
-        "max_running_requests": draw(st.integers(1, 8)),
+        "max_running_requests": draw(st.sampled_from((1, 2, 4, 6, 8))),
         "max_queued_requests": draw(st.sampled_from((None, None, 3))),
         "new_token_ratio": {
-            "conservativeness": draw(st.sampled_from((0.05, 0.5, 1.0))),
+            "conservativeness": draw(st.sampled_from((0.05, 0.05, 0.5, 1.0))),
             "retract_decode_steps": draw(st.sampled_from((0, 3, 20))),
         },
         "waiting_refresh_interval": draw(st.sampled_from((0, 1, 3))),
         "accidents": draw(st.sampled_from(("reference", "none"))),
         "priority": {
-            "enabled": draw(st.booleans()),
+            "enabled": draw(st.sampled_from((True, False))),
             "low_values_first": draw(st.booleans()),
-            "preemption": draw(st.booleans()),
+            "preemption": draw(st.sampled_from((True, True, False))),
             "preemption_threshold": draw(st.sampled_from((0, 1))),
         },
     }
@@ -85,23 +85,31 @@ def policies(draw: st.DrawFn, **fixed: Any) -> PolicyConfig:
 
 
 @st.composite
-def clients(draw: st.DrawFn, index: int, longest: int, at: int) -> Client:
-    """A client whose prompt begins as those of its family do, so that prefixes are shared."""
+def clients(draw: st.DrawFn, index: int, longest: int, outputs: tuple[int, int], at: int) -> Client:
+    """A client whose prompt begins as those of its family do, so that prefixes are shared.
+
+    Args:
+        draw: Hypothesis'.
+        index: makes its name.
+        longest: tokens its prompt may have.
+        outputs: tokens it asks for, at least and at most.
+        at: step of its arrival.
+    """
     family = draw(st.integers(0, 2))
     length = draw(st.integers(1, longest))
     shared = draw(st.integers(0, length))
     seed = draw(st.integers(0, 3))
     base = random.Random(family).choices(ALPHABET, k=shared)
     tail = random.Random(100 * family + seed).choices(ALPHABET, k=length - shared)
-    wanted = draw(st.integers(1, max(2, longest)))
+    wanted = draw(st.integers(*outputs))
     stop = draw(st.none() | st.integers(1, wanted))
-    outputs = random.Random(10 + seed).choices(ALPHABET, k=wanted)
+    answer = random.Random(10 + seed).choices(ALPHABET, k=wanted)
     if stop is not None:
-        outputs[stop - 1] = EOS
+        answer[stop - 1] = EOS
     return Client(
         f"r{index}",
         tuple(base + tail),
-        tuple(outputs),
+        tuple(answer),
         wanted,
         at,
         ignore_eos=draw(st.sampled_from((False, False, True))),
@@ -112,17 +120,21 @@ def clients(draw: st.DrawFn, index: int, longest: int, at: int) -> Client:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, aborts: bool = True, **fixed: Any) -> Case:
+def cases(draw: st.DrawFn, /, *, aborts: bool = True, **fixed: Any) -> Case:
     """A policy with a workload for it; what `fixed` names of the policy is not drawn."""
     policy = draw(policies(**fixed))
     page = policy.page_size
     capacity = draw(st.integers(3 * page + 6, 8 * page + 80))
-    longest = draw(st.sampled_from((capacity // 4, capacity // 2, capacity + 1)))
+    if draw(st.booleans()):  # admitted on a small reserve, they outgrow the pool together
+        longest, outputs = max(2, capacity // 8), (capacity // 3, capacity)
+    else:
+        longest = draw(st.sampled_from((capacity // 4, capacity // 2, capacity + 1)))
+        outputs = (1, longest)
     gaps = draw(st.lists(st.sampled_from((0, 0, 1, 3, 40)), min_size=1, max_size=10))
     arriving, at = [], 0
     for index, gap in enumerate(gaps):
         at += gap
-        arriving.append(draw(clients(index, longest, at)))
+        arriving.append(draw(clients(index, longest, outputs, at)))
     given_up: dict[int, tuple[str, ...]] = {}
     if aborts:
         for _ in range(draw(st.integers(0, 4))):

@@ -68,6 +68,7 @@ class Client:
 
     def output(self, index: int) -> int:
         """The output token with that index."""
+        assert index >= 0, f"{self.id}: sampled before its prompt was computed"
         return self.outputs[index] if index < len(self.outputs) else FILLER
 
     def ending(self, max_new_tokens: int) -> tuple[FinishReason, int]:
@@ -126,7 +127,8 @@ class KVAudit:
         at = np.arange(start, stop)
         pages = self._pool.table[row, at // size].astype(np.int64)
         assert (pages > 0).all(), f"row {row} writes to or reads from the padding page"
-        return pages * size + at % size
+        places: npt.NDArray[np.int64] = pages * size + at % size
+        return places
 
     def run(self, batch: Batch, clients: Mapping[str, Client]) -> None:
         """Write what a batch writes, then look at all that it reads."""
@@ -187,9 +189,9 @@ class World:
         rows = self.policy.max_running_requests
         assert isinstance(rows, int)
         kind = IndexedPool if self.indexed else CountingPool
-        pool = kind(self.capacity, self.policy.page_size, rows)
-        self.s = Scheduler(self.policy, self.capacity, pool)
-        self.audit = KVAudit(pool) if isinstance(pool, IndexedPool) else None
+        self.pool = kind(self.capacity, self.policy.page_size, rows)
+        self.s = Scheduler(self.policy, self.capacity, self.pool)
+        self.audit = KVAudit(self.pool) if isinstance(self.pool, IndexedPool) else None
         self.by_id = {client.id: client for client in self.clients}
         self._arrivals: dict[int, list[Client]] = defaultdict(list)
         for client in self.clients:
@@ -308,9 +310,9 @@ class World:
     def _check_end(self) -> None:
         assert not self._left, f"never answered: {sorted(self._left)}"
         memory = self.s.memory
-        assert memory.free + memory.cache.evictable == memory.capacity
-        assert memory.cache.protected == 0
-        assert memory.pool.free_rows == memory.pool.rows
+        assert memory.free + memory.evictable == memory.capacity
+        assert memory.protected == 0
+        assert self.pool.free_rows == self.pool.rows
         assert not self.s.waiting
         assert not self.s.running
         assert self.s.chunked is None
@@ -323,7 +325,7 @@ class World:
             match outcome.ended:
                 case FinishReason.REFUSED:
                     assert request.refusal
-                    assert outcome.accepted == 0
+                    assert outcome.accepted == 0 or request.retractions, "it had run"
                 case FinishReason.ABORT:
                     assert outcome.abort_sent, f"{client.id} aborted, though nobody asked for it"
                     assert outcome.accepted <= tokens

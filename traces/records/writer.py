@@ -270,7 +270,7 @@ def _take(folder: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise RecordError(
             f"{folder} already holds a run: name another folder, or overwrite it on purpose "
-            f"(overwrite=True)"
+            f"(--overwrite, overwrite=True)"
         )
     for name in TABLES:
         (folder / f"{name}.parquet").unlink(missing_ok=True)

@@ -1,0 +1,390 @@
+"""Decode first: one token budget a step over running and waiting requests, as vLLM's V1 scheduler.
+
+There is no prefill or decode phase. A request needs as many tokens as it is behind, and each step hands
+out tokens until the budget is used up: first to the requests that run, in the order they were
+admitted, then to waiting ones. So several prompts can be in chunks at once, beside all decodes. When
+a running request finds no free block, another is preempted, to be computed again later.
+
+Most steps only decode everyone that runs; they take one round of the running batch. Only where a
+prompt is being computed, or blocks or budget run out, are running requests gone through one by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policies.admission.intake import ContextIntake
+from policies.batch import Batch, Mode, PrefillItem
+from policies.batching.base import Batching
+from policies.kv.block_memory import BlockMemory
+from policies.orders.fcfs import FCFS
+from policies.registry import BATCHINGS
+from policies.request import FinishReason, State
+
+if TYPE_CHECKING:
+    from policies.batch import DecodeRows
+    from policies.config import PolicyConfig
+    from policies.kv.pool import KVPool
+    from policies.request import Request
+    from policies.scheduler import Scheduler
+
+
+class _Step:
+    """What one step hands out.
+
+    Attributes:
+        budget: tokens left to hand out.
+        threshold: most tokens one request gets; 0 for no limit.
+        granted: tokens by request, in batch order, as far as they were handed out one by one.
+        registered: how many blocks of such a request could be found before.
+        preempted: whether a request was preempted in this step.
+        rows: the decode round, if anyone decodes.
+    """
+
+    __slots__ = ("budget", "granted", "preempted", "registered", "rows", "threshold")
+
+    def __init__(self, budget: int, threshold: int) -> None:
+        self.budget = budget
+        self.threshold = threshold
+        self.granted: dict[Request, int] = {}
+        self.registered: dict[Request, int] = {}
+        self.preempted = False
+        self.rows: DecodeRows | None = None
+
+    def share(self, behind: int) -> int:
+        """What a request that is `behind` tokens behind may get of them, budget apart."""
+        return min(behind, self.threshold) if self.threshold else behind
+
+    def grant(self, memory: BlockMemory, request: Request, tokens: int) -> None:
+        """Hand out tokens whose blocks are there."""
+        self.registered[request] = request.registered
+        memory.register(request, min(request.kv_len + tokens, request.seq_len))
+        self.granted[request] = tokens
+        self.budget -= tokens
+
+
+@BATCHINGS.register("decode-first")
+class DecodeFirst(Batching):
+    """See the module and `Batching`. Options are named as vLLM's.
+
+    Args:
+        max_num_batched_tokens: tokens a step.
+        max_num_active_seqs: requests that may run at once, if less than `max_running_requests`.
+        long_prefill_token_threshold: most tokens one request gets in a step; 0 for no limit. It does not
+            hold for a request that is alone.
+        long_prefill_token_threshold_adaptive: raise that limit to an even share of the step.
+        enable_chunked_prefill: whether a waiting request may be admitted with part of its tokens.
+        scheduler_reserve_full_isl: admit only what would fit whole, chunked or not.
+        watermark: share of the blocks kept free when admitting beside running requests.
+    """
+
+    caches = ("blocks", "none")
+
+    def __init__(
+        self,
+        *,
+        max_num_batched_tokens: int = 8192,
+        max_num_active_seqs: int | None = None,
+        long_prefill_token_threshold: int = 0,
+        long_prefill_token_threshold_adaptive: bool = False,
+        enable_chunked_prefill: bool = True,
+        scheduler_reserve_full_isl: bool = True,
+        watermark: float = 0.0,
+    ) -> None:
+        for name, value, least in (
+            ("max_num_batched_tokens", max_num_batched_tokens, 1),
+            ("max_num_active_seqs", max_num_active_seqs, 1),
+            ("long_prefill_token_threshold", long_prefill_token_threshold, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if not 0 <= watermark < 1:
+            raise ValueError(f"watermark is {watermark}; it must be at least 0 and below 1")
+        self.max_tokens = max_num_batched_tokens
+        self.max_active = max_num_active_seqs
+        self.threshold = long_prefill_token_threshold
+        self.adaptive = long_prefill_token_threshold_adaptive
+        self.chunked = enable_chunked_prefill
+        self.reserve_whole = scheduler_reserve_full_isl
+        self.watermark = watermark
+        self.active: dict[Request, None] = {}  # running in vLLM's sense, in order of admission
+        self.announced: list[Request] = []  # ends that the last planning took note of
+        self._unannounced: list[Request] = []
+        self._prefilling: dict[Request, None] = {}  # active, not yet decoding
+        self._joining: list[Request] = []  # their prefill ended in the last step
+        self._sitting_out: dict[
+            Request, None
+        ] = {}  # decoding, but without a token in the last step
+        self._rested: list[Request] = []  # back from sitting out, in this step
+        self._admissions = 0
+        self._rank: dict[Request, int] = {}  # by admission: the order within a batch
+
+    # -- what it is built with ----------------------------------------------------------------
+
+    def make_memory(
+        self, config: PolicyConfig, capacity: int, rows: int, pool: KVPool | None
+    ) -> BlockMemory:
+        """See `Batching.make_memory`. Blocks always have numbers: their order decides reuse."""
+        if pool is not None:
+            raise TypeError("decode-first numbers its own blocks; give it no pool")
+        caching = config.cache == "blocks"
+        self.kv = BlockMemory(capacity, config.page_size, rows, caching=caching)
+        return self.kv
+
+    def make_intake(self, config: PolicyConfig, capacity: int) -> ContextIntake:
+        """See `Batching.make_intake`."""
+        limit = capacity if config.context_limit is None else config.context_limit
+        if limit > capacity and not config.accidents.context_beyond_pool:
+            raise ValueError(
+                f"context_limit {limit} is above the {capacity} tokens that the KV pool holds: a "
+                "request that grew so long could never go on; lower it, or enlarge the pool"
+            )
+        if not self.chunked and self.max_tokens < limit:
+            raise ValueError(
+                f"without chunked prefill max_num_batched_tokens ({self.max_tokens}) must be at "
+                f"least the context limit ({limit}), or longer prompts could never be admitted"
+            )
+        return ContextIntake(limit)
+
+    # -- planning -----------------------------------------------------------------------------
+
+    def next_batch(self, s: Scheduler) -> Batch | None:
+        """See `Batching.next_batch`. With work left but nothing to hand out, the batch is empty."""
+        self.announced, self._unannounced = self._unannounced, []
+        if not s.live and not self.announced:
+            return None
+        self._take_back(s)
+        step = _Step(self.max_tokens, self._threshold(s))
+        s.running.leave_finishing()
+        if self._prefilling or not self._grant_round(s, step):
+            self._grant_one_by_one(s, step)
+        if s.priorities.enabled and isinstance(s.order, FCFS):  # vLLM's own: always in order
+            s.waiting.sort(key=lambda r: (s.priorities.rank(r), r.arrival_ns, r.id))
+        if not step.preempted:
+            self._admit_waiting(s, step)
+        items = self._items(step)
+        if items:
+            mode = Mode.EXTEND if step.rows is None else Mode.MIXED
+        else:
+            mode = Mode.EMPTY if step.rows is None else Mode.DECODE
+        return Batch(s.iteration, mode, items, step.rows)
+
+    def _take_back(self, s: Scheduler) -> None:
+        """Those whose prefill has ended, or who sat out the last step, decode from now on."""
+        back = [r for r in self._joining if r.state is State.PREFILL] + list(self._sitting_out)
+        self._rested = list(self._sitting_out)
+        self._joining.clear()
+        self._sitting_out.clear()
+        if back:
+            for request in back:
+                self._prefilling.pop(request, None)
+            s.join_running(back)
+            s.running.keep(sorted(s.running, key=self._rank.__getitem__))
+
+    def _threshold(self, s: Scheduler) -> int:
+        requests = len(self.active) + len(s.waiting)
+        if self.threshold == 0 or requests <= 1:
+            return 0
+        return max(self.threshold, self.max_tokens // requests) if self.adaptive else self.threshold
+
+    def _grant_round(self, s: Scheduler, step: _Step) -> bool:
+        """The common case: all that runs decodes, and there is room for everyone."""
+        if len(s.running) > step.budget or not self.kv.round_fits(s.running):
+            return False
+        if s.running:
+            step.budget -= len(s.running)
+            step.rows = s.running.advance()
+            self.kv.extend_round(step.rows, known_ahead=0 if s.overlapped else 1)
+            for request in self._rested:  # nothing of theirs is in flight: all is known
+                self.kv.register(request, request.seq_len)
+        return True
+
+    def _grant_one_by_one(self, s: Scheduler, step: _Step) -> None:
+        """Hand out tokens to running requests in order, preempting where blocks run out."""
+        decoding = set(s.running)
+        order = list(self.active)
+        at = 0
+        while at < len(order) and step.budget > 0:
+            request = order[at]
+            if request in self._prefilling:
+                behind = request.seq_len - request.kv_len
+            elif request in decoding:
+                behind = 1
+            else:  # its last token is in flight
+                at += 1
+                continue
+            tokens = min(step.share(behind), step.budget)
+            fits = self.kv.extend(request, request.kv_len + tokens)
+            while not fits:
+                victim = self._victim(s, order)
+                at -= order.index(victim) < at
+                order.remove(victim)
+                self._preempt(s, victim, step)
+                if victim is request:
+                    break
+                fits = self.kv.extend(request, request.kv_len + tokens)
+            if not fits:
+                break  # it was preempted itself: nobody behind it gets anything (see the spec)
+            step.grant(self.kv, request, tokens)
+            at += 1
+        out = [request for request in s.running if request not in step.granted]
+        self._sitting_out.update(dict.fromkeys(out))
+        s.running.leave(out)
+        if s.running:
+            step.rows = s.running.advance()
+
+    @staticmethod
+    def _victim(s: Scheduler, order: list[Request]) -> Request:
+        """Whom to preempt: the last admitted or, by priority, the least important and last to come."""
+        if not s.priorities.enabled:
+            return order[-1]
+        return max(order, key=lambda r: (s.priorities.rank(r), r.arrival_ns))
+
+    def _preempt(self, s: Scheduler, victim: Request, step: _Step) -> None:
+        """Take everything from a running request; it waits again, ahead of the others."""
+        step.preempted = True
+        step.budget += step.granted.pop(victim, 0)
+        if victim in step.registered and not s.config.accidents.planned_blocks_are_hits:
+            self.kv.unregister(victim, step.registered[victim])
+        self._forget(victim)
+        s.give_up(victim)
+        s.preempted.append(victim)
+        s.enqueue(victim, front=True)
+
+    def _admit_waiting(self, s: Scheduler, step: _Step) -> None:
+        """Admit from the head of the queue until the budget is used up or someone does not fit."""
+        most = s.max_running if self.max_active is None else min(self.max_active, s.max_running)
+        if not s.waiting or step.budget <= 0 or len(self.active) >= most:
+            return
+        if not (s.priorities.enabled and isinstance(s.order, FCFS)):
+            s.arrange_waiting()
+        admitted = 0
+        for request in s.waiting:
+            if step.budget <= 0 or len(self.active) >= most:
+                break
+            found = self.kv.lookup(request)
+            hit = len(found) * self.kv.page_size
+            if request.retractions == 0:
+                request.cached_tokens = hit
+            share = step.share(request.seq_len - hit)
+            if not self.chunked and share > step.budget:
+                break
+            tokens = min(share, step.budget)
+            if not self._fits(request, found, hit + tokens):
+                break
+            self._admit(step, request, found, tokens)
+            admitted += 1
+        del s.waiting[:admitted]
+
+    def _admit(self, step: _Step, request: Request, found: list[int], tokens: int) -> None:
+        self.kv.start(request, found)
+        self.kv.extend(request, request.kv_len + tokens)
+        step.grant(self.kv, request, tokens)
+        request.state = State.PREFILL
+        self.active[request] = self._prefilling[request] = None
+        self._admissions += 1
+        self._rank[request] = self._admissions
+
+    def _fits(self, request: Request, found: list[int], tokens: int) -> bool:
+        """Whether a request may be admitted, given what was found, with its first `tokens` tokens."""
+        pool = self.kv.pool
+        spare = int(self.watermark * (pool.blocks + 1)) if self.active else 0
+        wanted = max(tokens, request.seq_len) if self.reserve_whole else tokens
+        need = max(self.kv.blocks(wanted) - len(found), 0) + pool.unreferenced(found)
+        return need + spare <= pool.free
+
+    def _items(self, step: _Step) -> tuple[PrefillItem, ...]:
+        """The prompts' shares, accounted; those that reach their end decode from the next step on."""
+        items = []
+        for request, tokens in step.granted.items():
+            if request not in self._prefilling:
+                continue
+            start = request.kv_len
+            end = request.prefix_len = start + tokens
+            request._kv_len = end  # lengths are kept by the scheduler
+            last = end == request.seq_len
+            if last:
+                self._joining.append(request)
+            assert request.row is not None
+            items.append(PrefillItem(request, request.row, start, tokens, last, request.epoch))
+        return tuple(items)
+
+    # -- results ------------------------------------------------------------------------------
+
+    def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
+        """See `Batching.commit`. A token for a request preempted meanwhile counts all the same."""
+        dropped: list[Request] = []
+        ends: dict[Request, FinishReason] = {}
+
+        def accept(request: Request, stop: bool) -> None:
+            request._output_len += 1
+            reason = s.reason_to_end(request, stop=stop)
+            if reason is not None:
+                ends[request] = reason
+
+        sampling = [item.request for item in batch.prefill if item.samples]
+        for i, request in enumerate(sampling):
+            if request.state is State.FINISHED:
+                dropped.append(request)
+            else:
+                accept(request, i in stops)
+                self._note_creation(request)
+        if batch.decode is not None:
+            rows = batch.decode.requests
+            late = s.running.commit(batch.decode)
+            stopped = {rows[i - len(sampling)] for i in stops if i >= len(sampling)}
+            for request in late:
+                if request.state is State.FINISHED:
+                    dropped.append(request)
+                else:
+                    accept(request, request in stopped)
+            for request in [*s.running.due(), *stopped.difference(late)]:
+                reason = s.reason_to_end(request, stop=request in stopped)
+                assert reason is not None
+                ends[request] = reason
+        self._settle(s, ends)
+        return tuple(dropped)
+
+    def _settle(self, s: Scheduler, ends: dict[Request, FinishReason]) -> None:
+        """Let blocks that the result completes be found, then end whom it ends, in batch order."""
+        if s.overlapped:
+            for request in self._sitting_out:
+                self.kv.register(request, request.seq_len - 1)
+        for request in sorted(ends, key=self._rank.__getitem__):
+            if request.state is State.WAITING:  # preempted, its last token still came
+                s.waiting.remove(request)
+            elif s.overlapped:
+                self.kv.register(request, request.seq_len - 1)
+            s.finish(request, ends[request])
+
+    def _note_creation(self, request: Request) -> None:
+        """At a request's first output: how many prompt tokens it was the one to enter."""
+        if request.output_len == 1:
+            entered = min(request.registered * self.kv.page_size, request.prompt_len)
+            request.cache_creation_tokens = max(0, entered - request.cached_tokens)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def abort(self, s: Scheduler, request: Request) -> None:
+        """See `Batching.abort`: at once; a result in flight is ignored."""
+        s.end_running(request, FinishReason.ABORT)
+
+    def on_end(self, request: Request) -> None:
+        """See `Batching.on_end`: an end is announced in one more step."""
+        self._forget(request)
+        self._rank.pop(request, None)
+        if request.finish_reason is not FinishReason.REFUSED:
+            self._unannounced.append(request)
+
+    def _forget(self, request: Request) -> None:
+        self.active.pop(request, None)
+        self._prefilling.pop(request, None)
+        self._sitting_out.pop(request, None)
+
+    def has_news(self) -> bool:
+        """See `Batching.has_news`."""
+        return bool(self._unannounced)
+
+    def sits_out(self, request: Request) -> bool:
+        """See `Batching.sits_out`."""
+        return request in self._sitting_out

@@ -1,0 +1,328 @@
+"""The radix tree against a list of segments that is searched by brute force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import EVICTIONS
+from policies.cache.radix import RadixCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Key = tuple[int, ...]
+
+PAGE_SIZES = (1, 2, 4, 16)
+
+
+@dataclass
+class Segment:
+    """What an edge of the tree stands for, named by its whole path."""
+
+    namespace: str | None
+    path: Key  # from the root to its end
+    start: int
+    pages: list[int]
+    priority: int = 0
+    locks: int = 0
+    hits: int = 0
+    created: int = 0
+    used: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.path) - self.start
+
+    def ends_within(self, namespace: str | None, path: Key) -> bool:
+        return self.namespace == namespace and path[: len(self.path)] == self.path
+
+
+FIRST: dict[str, Callable[[Segment], Any]] = {
+    "lru": lambda s: s.used,
+    "mru": lambda s: -s.used,
+    "lfu": lambda s: (s.hits, s.used),
+    "fifo": lambda s: s.created,
+    "filo": lambda s: -s.created,
+    "priority": lambda s: (s.priority, s.used),
+    "slru": lambda s: (s.hits >= 2, s.used),
+}
+
+
+class Segments:
+    """The naive model."""
+
+    def __init__(self, page_size: int, eviction: str) -> None:
+        self.page_size = page_size
+        self.first = FIRST[eviction]
+        self.all: list[Segment] = []
+        self.clock = 0
+
+    def _shared(self, segment: Segment, namespace: str | None, key: Key) -> int:
+        if segment.namespace != namespace:
+            return 0
+        size, pages = self.page_size, 0
+        while (pages + 1) * size <= min(len(key), len(segment.path)) and (
+            key[: (pages + 1) * size] == segment.path[: (pages + 1) * size]
+        ):
+            pages += 1
+        return pages * size
+
+    def use(self, segment: Segment) -> None:
+        self.clock += 1
+        segment.used = self.clock
+
+    def walk(self, namespace: str | None, key: Key) -> list[Segment]:
+        """The segments that `key` runs through, used and cut where it ends."""
+        length = max((self._shared(s, namespace, key) for s in self.all), default=0)
+        path = [
+            s
+            for s in self.all
+            if s.start < length and self._shared(s, namespace, key) >= min(length, len(s.path))
+        ]
+        path.sort(key=lambda s: s.start)
+        for i, segment in enumerate(path):
+            if len(segment.path) > length:
+                path[i] = upper = self._cut(segment, length)
+                self.use(upper)
+            self.use(segment)
+        return path
+
+    def _cut(self, lower: Segment, at: int) -> Segment:
+        pages = (at - lower.start) // self.page_size
+        upper = Segment(
+            lower.namespace,
+            lower.path[:at],
+            lower.start,
+            lower.pages[:pages],
+            lower.priority,
+            lower.locks,
+            lower.hits,
+            lower.created,
+        )
+        lower.start, lower.pages = at, lower.pages[pages:]
+        self.all.append(upper)
+        return upper
+
+    def insert(
+        self, namespace: str | None, key: Key, pages: list[int], priority: int, inserted: int
+    ) -> int:
+        key = key[: len(key) // self.page_size * self.page_size]
+        path = self.walk(namespace, key)
+        for segment in path:
+            segment.priority = max(segment.priority, priority)
+            segment.hits += len(segment.path) > inserted
+        matched = len(path[-1].path) if path else 0
+        if matched < len(key):
+            leaf = Segment(
+                namespace, key, matched, pages[matched // self.page_size :], priority, hits=1
+            )
+            self.use(leaf)
+            leaf.created = leaf.used
+            self.all.append(leaf)
+        return matched
+
+    def lock(self, namespace: str | None, path: Key, by: int) -> None:
+        for segment in self.all:
+            if segment.ends_within(namespace, path):
+                segment.locks += by
+
+    def evict(self, tokens: int) -> list[Segment]:
+        gone: list[Segment] = []
+        while sum(s.size for s in gone) < tokens:
+            leaves = [s for s in self.all if not s.locks and not self._goes_on(s)]
+            if not leaves:
+                break
+            gone.append(min(leaves, key=self.first))
+            self.all.remove(gone[-1])
+        return gone
+
+    def _goes_on(self, segment: Segment) -> bool:
+        return any(s is not segment and segment.ends_within(s.namespace, s.path) for s in self.all)
+
+
+class Pair:
+    """A tree with pages, a tree that only counts, and the model, put through the same operations."""
+
+    def __init__(self, page_size: int, eviction: str) -> None:
+        self.page_size = page_size
+        self.freed: list[int] = []
+        self.counted = 0
+        self.indexed = RadixCache(page_size, EVICTIONS.create(eviction), self._free)
+        self.counting = RadixCache(page_size, EVICTIONS.create(eviction), self._count)
+        self.model = Segments(page_size, eviction)
+        self.locks: list[tuple[Any, Any, str | None, Key]] = []
+        self._next_page = 1
+
+    def _free(self, count: int, pages: Any) -> None:
+        assert len(pages) == count
+        self.freed += pages.tolist()
+
+    def _count(self, count: int, pages: Any) -> None:
+        assert pages is None
+        self.counted += count
+
+    def insert(self, namespace: str | None, key: Key, priority: int, inserted: int) -> None:
+        count = len(key) // self.page_size
+        pages = list(range(self._next_page, self._next_page + count))
+        self._next_page += count
+        tokens = np.array(key, dtype=np.int32)
+        ours = self.indexed.insert(
+            tokens, np.array(pages, dtype=np.int32), namespace, priority, inserted
+        )
+        counted = self.counting.insert(tokens, None, namespace, priority, inserted)
+        theirs = self.model.insert(namespace, key, pages, priority, inserted)
+        assert ours.length == counted.length == theirs
+        self._check_pages(ours.node, namespace, key[: count * self.page_size])
+
+    def match(self, namespace: str | None, key: Key, *, lock: bool) -> None:
+        tokens = np.array(key, dtype=np.int32)
+        ours = self.indexed.match(tokens, namespace)
+        counted = self.counting.match(tokens, namespace)
+        path = self.model.walk(namespace, key)
+        assert ours.length == counted.length == (len(path[-1].path) if path else 0)
+        self._check_pages(ours.node, namespace, key[: ours.length])
+        if lock:
+            self.indexed.lock(ours.node)
+            self.counting.lock(counted.node)
+            self.model.lock(namespace, key[: ours.length], 1)
+            self.locks.append((ours.node, counted.node, namespace, key[: ours.length]))
+
+    def unlock(self, which: int) -> None:
+        if self.locks:
+            node, counted, namespace, path = self.locks.pop(which % len(self.locks))
+            self.indexed.unlock(node)
+            self.counting.unlock(counted)
+            self.model.lock(namespace, path, -1)
+
+    def evict(self, tokens: int) -> None:
+        self.freed.clear()
+        self.counted = 0
+        ours = self.indexed.evict(tokens)
+        assert self.counting.evict(tokens) == ours
+        gone = self.model.evict(tokens)
+        assert self.freed == [page for segment in gone for page in segment.pages]
+        assert self.counted == len(self.freed)
+        assert ours == sum(segment.size for segment in gone)
+
+    def _check_pages(self, node: Any, namespace: str | None, path: Key) -> None:
+        on_path = [s for s in self.model.all if s.ends_within(namespace, path)]
+        on_path.sort(key=lambda s: s.start)
+        expected = [page for segment in on_path for page in segment.pages]
+        assert len(expected) * self.page_size == len(path)
+        assert self.indexed.pages(node).tolist() == expected
+
+    def check(self) -> None:
+        for tree in (self.indexed, self.counting):
+            tree.check()
+            assert tree.evictable == sum(s.size for s in self.model.all if not s.locks)
+            assert tree.protected == sum(s.size for s in self.model.all if s.locks)
+            ours = sorted((len(n), n.locks, n.hits, n.priority, n.created) for n in tree.nodes())
+            assert ours == sorted(
+                (s.size, s.locks, s.hits, s.priority, s.created) for s in self.model.all
+            )
+        for node, _, namespace, path in self.locks:  # what is held is still there
+            self._check_pages(node, namespace, path)
+
+
+def operations(page_size: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """Inserts, matches, unlocks and evictions over sequences that share many prefixes."""
+    tokens = st.lists(st.sampled_from((3, 4)), max_size=4).map(  # a page is one letter, repeated
+        lambda letters: [token for letter in letters for token in [letter] * page_size]
+    )
+    keys = st.tuples(tokens, st.lists(st.sampled_from((3, 4)), max_size=2 * page_size)).map(
+        lambda parts: tuple(parts[0] + parts[1])
+    )
+    namespaces = st.sampled_from((None, None, "a"))
+    priorities = st.integers(-2, 2)
+    inserted = st.integers(0, 5).map(lambda pages: pages * page_size)
+    insert = st.tuples(st.just("insert"), namespaces, keys, priorities, inserted)
+    match = st.tuples(st.just("match"), namespaces, keys, st.booleans())
+    unlock = st.tuples(st.just("unlock"), st.integers(0, 3))
+    evict = st.tuples(st.just("evict"), st.integers(1, 4 * page_size))
+    return st.lists(st.one_of(insert, insert, match, unlock, evict), max_size=25)
+
+
+@pytest.mark.parametrize("eviction", FIRST)
+@given(data=st.data())
+def test_the_tree_does_what_a_list_of_segments_does(eviction: str, data: st.DataObject) -> None:
+    page_size = data.draw(st.sampled_from(PAGE_SIZES))
+    pair = Pair(page_size, eviction)
+    for operation in data.draw(operations(page_size)):
+        match operation:
+            case "insert", namespace, key, priority, inserted:
+                pair.insert(namespace, key, priority, inserted)
+            case "match", namespace, key, lock:
+                pair.match(namespace, key, lock=lock)
+            case "unlock", which:
+                pair.unlock(which)
+            case "evict", tokens:
+                pair.evict(tokens)
+        pair.check()
+    while pair.locks:
+        pair.unlock(0)
+    pair.evict(10**9)
+    assert pair.indexed.evictable == pair.indexed.protected == 0
+    assert not list(pair.indexed.nodes())
+
+
+def free_nothing(count: int, pages: Any) -> None:
+    """Nothing is evicted here."""
+
+
+@given(
+    st.sampled_from(PAGE_SIZES),
+    st.lists(st.lists(st.sampled_from((3, 4)), max_size=40), max_size=8),
+    st.lists(st.sampled_from((3, 4)), max_size=40),
+)
+def test_a_match_is_the_longest_common_prefix_in_whole_pages(
+    page_size: int, sequences: list[list[int]], key: list[int]
+) -> None:
+    tree = RadixCache(page_size, EVICTIONS.create("lru"), free_nothing)
+    for sequence in sequences:
+        tree.insert(np.array(sequence, dtype=np.int32), None)
+
+    def pages_shared(sequence: list[int]) -> int:
+        whole = min(len(sequence), len(key)) // page_size
+        return max(n for n in range(whole + 1) if sequence[: n * page_size] == key[: n * page_size])
+
+    expected = max((pages_shared(s) for s in sequences), default=0) * page_size
+    assert tree.match(np.array(key, dtype=np.int32)).length == expected
+    assert tree.match(np.array(key, dtype=np.int32), "elsewhere").length == 0
+
+
+def test_a_namespace_is_not_confused_with_a_token() -> None:
+    tree = RadixCache(1, EVICTIONS.create("lru"), free_nothing)
+    tree.insert(np.array([5, 6, 7], dtype=np.int32), None)
+    tree.insert(np.array([5, 6], dtype=np.int32), None, "")
+    key = np.array([5, 6, 7], dtype=np.int32)
+    assert [tree.match(key, name).length for name in (None, "", "b")] == [3, 2, 0]
+
+
+def test_the_cache_keeps_its_own_copy_of_tokens_and_pages() -> None:
+    tree = RadixCache(1, EVICTIONS.create("lru"), free_nothing)
+    tokens, pages = np.array([5, 6], dtype=np.int32), np.array([1, 2], dtype=np.int32)
+    tree.insert(tokens, pages)
+    tokens[:] = 0
+    pages[:] = 0
+    found = tree.match(np.array([5, 6], dtype=np.int32))
+    assert found.length == 2
+    assert tree.pages(found.node).tolist() == [1, 2]
+
+
+def test_a_broken_tree_is_noticed() -> None:
+    tree = RadixCache(1, EVICTIONS.create("lru"), free_nothing)
+    end = tree.insert(np.array([5, 6], dtype=np.int32), None).node
+    tree.check()
+    tree.evictable += 1
+    with pytest.raises(AssertionError, match="evictable: 3, really 2"):
+        tree.check()
+    tree.evictable -= 1
+    end.locks = 1
+    with pytest.raises(AssertionError, match="evictable: 2, really 0"):
+        tree.check()

@@ -1,0 +1,124 @@
+"""The command as a whole: quick help, what it lists, and errors that say what would be right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+from simulator.devices import known_devices
+from traces.records.definitions import METRICS
+from twin.cli import COMMANDS, main
+
+HEAVY = ("numpy", "pandas", "pydantic", "pyarrow", "matplotlib", "rich", "scipy", "simpy", "yaml")
+
+HELP = f"""
+import sys
+from twin.cli import main
+try:
+    main(["--help"], prog_name="twin")
+except SystemExit as ended:
+    assert not ended.code
+print(*(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr)
+"""
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy():
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    taken = time.perf_counter() - begin
+    assert done.stdout.startswith("Usage: twin")
+    assert done.stderr.strip() == ""
+    # half a second on an idle machine; tests share one
+    assert taken < 2.0
+
+
+def test_help_says_of_each_command_what_it_says_of_itself(twin):
+    for name, entry in COMMANDS.items():
+        command = main.get_command(None, name)
+        assert command is not None
+        assert command.name == name
+        assert twin(name, "--help").exit_code == 0
+        own = (command.help or "").split(".")[0].split(";")[0]
+        assert own.split()[:2] == entry.help.rstrip(".").split()[:2]
+
+
+def test_policies_lists_every_policy_with_its_options(twin):
+    listed = twin("policies").stdout
+    for registry in (ORDERS, BATCHINGS, EVICTIONS, RETRACTIONS):
+        for name in registry.names():
+            assert f" {name} " in listed
+    assert "protected_hits=2" in listed
+    assert "Least recently used." in listed
+
+
+def test_devices_models_and_metrics_are_listed(twin):
+    for name in known_devices():
+        assert name in twin("devices").stdout
+    assert "Qwen/Qwen3-8B" in twin("models").stdout
+    for name in METRICS:
+        assert name in twin("metrics").stdout
+
+
+def test_the_config_that_is_printed_can_be_given(twin, tmp_path):
+    shown = twin("config", "--set", "policy.order=lpm", "--seed", 7).stdout
+    (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
+    assert twin("config", "--config", "mine.yaml").stdout == shown
+    assert yaml.safe_load(shown)["policy"]["order"] == "lpm"
+    assert yaml.safe_load(shown)["seed"] == 7
+
+
+SIMULATE = ("simulate", "--workload", "azure-conversation", "--limit", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nope",), "no command 'nope'; known are simulate, compare"),
+        (("simulate",), "either --trace PATH or --workload PRESET; presets are azure"),
+        (("simulate", "--trace", "a", "--workload", "b"), "either --trace"),
+        (("simulate", "--trace", "nope.jsonl"), "nope.jsonl: found no such file"),
+        (("simulate", "--trace", "azure-conversation"), "use --workload azure-conversation"),
+        (("simulate", "--workload", "nope"), "unknown preset 'nope'; known: azure"),
+        (("simulate", "--trace", "x", "--rate", 1), "--rate is for a generated workload"),
+        ((*SIMULATE, "--limit", 0), "0 is not in the range x>=1"),
+        ((*SIMULATE, "--speedup", "nan"), "speedup must be a positive number"),
+        ((*SIMULATE, "--speedup", "0"), "speedup must be a positive number"),
+        ((*SIMULATE, "--rate", "-1"), "rate"),
+        (
+            (*SIMULATE, "--set", "policy.ordr=lpm"),
+            "unknown key 'policy.ordr'; known here are order",
+        ),
+        ((*SIMULATE, "--set", "policy.order=x"), "unknown queue order 'x'; known are dfs-weight"),
+        ((*SIMULATE, "--set", "policy.order_options.n=1"), "has no option 'n'; it takes none"),
+        ((*SIMULATE, "--set", "policy.page_size=-3"), "policy.page_size: Input should be greater"),
+        ((*SIMULATE, "--set", "policy.page_size"), "is not of the form section.key=value"),
+        ((*SIMULATE, "--set", "device.name=h900"), "unknown device 'h900'; known: a100"),
+        ((*SIMULATE, "--set", "model.path=nope/7B"), "model.path"),
+        ((*SIMULATE, "--set", "device.name=rtx4090", "--set", "model.path=Qwen/Qwen3-32B"), "fit"),
+        ((*SIMULATE, "--config", "nope.yaml"), "nope.yaml: cannot be read"),
+        ((*SIMULATE, "--records", "stpes"), "unknown records stpes: known are requests, steps"),
+        ((*SIMULATE, "--policy", "nope.py"), "--policy nope.py: no such file"),
+        ((*SIMULATE, "--import", "nope_nope"), "--import nope_nope: ModuleNotFoundError"),
+        (("compare", "nope"), "nope: no such run folder"),
+        (("compare",), "Missing argument"),
+        (("ab", "--workload", "azure-conversation", "--order", "lpm"), "nothing to compare"),
+        (("ab", "--workload", "azure-conversation", "--vary", "seed"), "section.key=value,value"),
+        (("trace", "inspect", "nope.csv"), "nope.csv: found no such file"),
+        (("trace", "generate", "--preset", "nope", "--out", "x.jsonl"), "unknown preset 'nope'"),
+        (
+            ("trace", "generate", "--preset", "azure-conversation", "--rate", "0", "--out", "x"),
+            "rate",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_exit_code_2(twin, tmp_path, arguments, says):
+    result = twin(*arguments)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []  # nothing was begun

@@ -1,0 +1,128 @@
+"""What there is to choose from: policies, config keys, models, devices, metrics."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+import click
+
+from twin.options import CONFIG_OPTIONS, PLUGIN_OPTIONS, options, read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command()
+@options(*PLUGIN_OPTIONS)
+def policies(policy_files: tuple[str, ...], modules: tuple[str, ...]) -> None:
+    """List the policies that a config may name, with their options.
+
+    Of your own files (--policy, --import) and of other packages' entry points too.
+    """
+    from twin import show
+    from twin.plugins import load_plugins
+
+    load_plugins(policy_files, modules)
+    show.show_rows(("config key", "name", "options", "what it does"), list(_policies()))
+
+
+def _policies() -> Iterator[tuple[str, str, str, str]]:
+    from policies.loops import LOOPS
+    from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+
+    for key, registry in (
+        ("policy.order", ORDERS),
+        ("policy.batching", BATCHINGS),
+        ("policy.eviction", EVICTIONS),
+        ("policy.retraction", RETRACTIONS),
+    ):
+        for name in registry.names():
+            strategy = registry.get(name)
+            yield key, name, _options(strategy), _first_line(strategy)
+    for name, loop in LOOPS.items():
+        yield "policy.overlap", name, "", _first_line(loop)
+
+
+def _options(strategy: type) -> str:
+    """The keyword parameters of a constructor, with their defaults."""
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    shown = []
+    for name, parameter in inspect.signature(strategy).parameters.items():
+        if parameter.kind in keywords:
+            required = parameter.default is parameter.empty
+            shown.append(name if required else f"{name}={parameter.default!r}")
+    return ", ".join(shown)
+
+
+def _first_line(member: object) -> str:
+    """What a member says of itself in a line; its module's words where it points there."""
+    for place in (member, inspect.getmodule(member)):
+        text = inspect.getdoc(place)
+        if text and not text.startswith("See the module"):
+            return " ".join(text.split("\n\n")[0].split())
+    return ""
+
+
+@click.command()
+@options(*CONFIG_OPTIONS, *PLUGIN_OPTIONS)
+def config(
+    config: str | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    policy_files: tuple[str, ...],
+    modules: tuple[str, ...],
+) -> None:
+    """Print the whole config as YAML, every key with its value.
+
+    What it prints is what --config takes.
+    """
+    click.echo(read_config(config, settings, seed, policy_files, modules).to_yaml(), nl=False)
+
+
+@click.command()
+def models() -> None:
+    """List the model shapes that are bundled; model.path also takes a folder with a config.json."""
+    from policies.model_shape import ModelShape, bundled_models
+    from twin import show
+
+    rows = []
+    for name in bundled_models():
+        model = ModelShape.load(name)
+        billions, kib = model.parameters / 1e9, model.kv_bytes_per_token() / 1024
+        rows.append((name, f"{billions:.2f} B", f"{kib:.0f} KiB", str(model.layers)))
+    show.show_rows(("model.path", "parameters", "KV per token", "layers"), rows)
+
+
+@click.command()
+def devices() -> None:
+    """List the GPU datasheets that are bundled."""
+    from simulator.devices import Device, known_devices
+    from twin import show
+
+    rows = []
+    for name in known_devices():
+        device = Device.load(name)
+        fp8 = "-" if device.fp8_flops is None else f"{device.fp8_flops / 1e12:,.0f}"
+        rows.append(
+            (
+                name,
+                f"{device.memory_bytes / 2**30:.1f} GiB",
+                f"{device.memory_bandwidth / 1e9:,.0f} GB/s",
+                f"{device.bf16_flops / 1e12:,.0f}",
+                fp8,
+                device.product,
+            )
+        )
+    headings = ("device.name", "memory", "bandwidth", "bf16 TFLOP/s", "fp8 TFLOP/s", "product")
+    show.show_rows(headings, rows)
+
+
+@click.command()
+def metrics() -> None:
+    """List the metrics with their definitions, and whose definitions they are."""
+    from traces.records.definitions import METRICS
+    from twin import show
+
+    rows = [(m.name, m.unit, m.source, m.definition) for m in METRICS.values()]
+    show.show_rows(("metric", "unit", "as defined by", "what it is"), rows)
