@@ -188,6 +188,12 @@ class WorkloadConfig(Section):
     """Overrides every request's max_new_tokens. Above a request's true output it ends by itself."""
     ignore_eos: bool | None = None
     """Overrides the trace: whether a request runs to its max_new_tokens whatever the model says."""
+    loop: Literal["auto", "open", "closed"] = "auto"
+    """Whether requests come at the trace's times, or wait for the answers they depend on; auto is closed
+    where the workload has such requests, or a concurrency is set."""
+    concurrency: PositiveInt | None = None
+    """Closed loop: so many sessions (or requests without one) are under way at once, the first at
+    time 0; null for what the workload says, or each session at its own time."""
 
 
 class Config(Section):

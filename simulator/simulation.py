@@ -15,7 +15,7 @@ from simulator.config import Plan, SimulatorConfig
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
 from simulator.world import RefusedError, StuckError, World
-from traces.load import OpenLoop
+from traces.load import ClosedLoop, Load, OpenLoop
 from traces.records.errors import RecordError
 from traces.records.writer import RunWriter
 from traces.workload import Workload
@@ -23,6 +23,7 @@ from traces.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from policies.config import WorkloadConfig
     from traces.records.run import Run
 
 
@@ -74,7 +75,7 @@ def simulate(
         recorder = Recorder(writer)
         world = World(
             Scheduler(plan.policy, plan.kv_capacity),
-            OpenLoop(work),
+            as_load(work, config.workload),
             plan.latency,
             plan.host,
             ReplayedModel(sample="decisions" in writer.records),
@@ -120,6 +121,17 @@ def as_workload(
     if limit is not None:
         workload = workload.limit(limit)
     return workload if speedup == 1.0 else workload.speedup(speedup)
+
+
+def as_load(work: Workload, config: WorkloadConfig) -> Load:
+    """How a workload is sent: open or closed loop, as the config's section `workload` says."""
+    concurrency = config.concurrency
+    if concurrency is None and isinstance(work.meta.get("concurrency"), int):
+        concurrency = work.meta["concurrency"]  # type: ignore[assignment]
+    closed = config.loop == "closed" or (
+        config.loop == "auto" and (work.closed or config.concurrency is not None)
+    )
+    return ClosedLoop(work, concurrency) if closed else OpenLoop(work)
 
 
 def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, Any]:

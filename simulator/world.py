@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from simulator.latency.base import LatencyModel
     from simulator.model import ReplayedModel
     from simulator.recorder import Recorder
-    from traces.load import Load
-    from traces.workload import TraceRequest
+    from traces.load import Arrival, Load
 
 STUCK_AFTER = 10_000
 """Rounds in a row without a batch or an arrival after which the scheduler is taken to be stuck."""
@@ -192,7 +191,7 @@ class World:
 
     def _receive(self) -> Inbox:
         arrivals, aborts = self._load.take(self.now)
-        inbox = Inbox(self.now, [self._request(r) for r in arrivals], aborts)
+        inbox = Inbox(self.now, [self._request(arrival) for arrival in arrivals], aborts)
         self._receive_ns = self._host.receive_ns(len(arrivals))
         self._debt += self._receive_ns
         self._planned = False
@@ -208,12 +207,13 @@ class World:
             )
         return inbox
 
-    def _request(self, r: TraceRequest) -> Request:
+    def _request(self, arrival: Arrival) -> Request:
+        r = arrival.request
         return Request(
             r.id,
             ReplayTokens(r.prompt, r.output),
             r.max_new_tokens if self._max_new_tokens is None else self._max_new_tokens,
-            r.arrival_ns,
+            arrival.sent_ns,
             ignore_eos=r.ignore_eos if self._ignore_eos is None else self._ignore_eos,
             priority=r.priority,
             extra_key=r.extra_key,

@@ -39,6 +39,11 @@ class TraceRequest:
         sampling: sampling parameters, JSON values, passed on untouched.
         abort_ns: when the client gives up, nanoseconds from the start of the trace, at or after
             the arrival.
+        depends_on: requests of its session that must have ended before it is sent, in closed loop.
+        delay_ns: how long after that, or after it was spawned, the client sends it: think time, or
+            the wait for a tool.
+        spawned_by: the request that, when it is sent, starts this one's delay.
+        turn: its number in its session, from 0.
 
     Raises:
         ValueError: a value outside what is said above.
@@ -59,6 +64,10 @@ class TraceRequest:
     lora_id: str | None = None
     sampling: Mapping[str, object] | None = None
     abort_ns: int | None = None
+    depends_on: tuple[str, ...] = ()
+    delay_ns: int = 0
+    spawned_by: str | None = None
+    turn: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is None:
@@ -117,6 +126,11 @@ class Workload:
 
     def __iter__(self) -> Iterator[TraceRequest]:
         return iter(self.requests)
+
+    @property
+    def closed(self) -> bool:
+        """Whether any request waits for another, so that the closed loop says when it is sent."""
+        return any(r.depends_on or r.spawned_by is not None for r in self.requests)
 
     @property
     def duration_ns(self) -> int:
