@@ -7,6 +7,7 @@ before is counted once, for all who were in both.
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from policies.batch import Mode
@@ -26,16 +27,17 @@ FLUSH_EVERY = 4096  # steps between looks at whether a flush is due
 
 
 class _Seen:
-    """What was noted of a live request."""
+    """What was noted of a live request. It decodes in stretches of rounds that follow each other."""
 
-    __slots__ = ("first_round", "first_scheduled", "first_token", "last_prefill_token", "times")
+    __slots__ = ("before", "first_round", "first_scheduled", "first_token", "last_token", "times")
 
     def __init__(self) -> None:
         self.first_scheduled: int | None = None
         self.first_token: int | None = None
-        self.last_prefill_token: int | None = None
-        self.first_round: int | None = None  # its first decode round since its last prefill
-        self.times: list[int] = []  # of its tokens up to its last prefill, where recorded
+        self.first_round: int | None = None  # of the stretch it is in
+        self.before = 0  # its tokens before that stretch
+        self.last_token: int | None = None  # when it was given the last of those
+        self.times: list[int] = []  # and when it was given each, where recorded
 
 
 class Recorder:
@@ -54,12 +56,11 @@ class Recorder:
         self.steps = 0
         self._writer = writer
         self._live: dict[Request, _Seen] = {}
-        self._round_ns = 0  # commit time of the last decode round
         self._evicted = 0
         self._want_steps = "steps" in writer.records
         self._want_times = "tokens" in writer.records
         self._want_decisions = "decisions" in writer.records
-        self._round_times: list[int] = []
+        self._rounds = array("q")  # commit time of each decode round
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -134,8 +135,6 @@ class Recorder:
 
     def events(self, events: Events, now_ns: int) -> None:
         """Clients notice something at `now_ns`."""
-        for request in events.retracted:
-            self._close_decode(request)
         batch = events.batch
         if batch is not None:
             dropped = set(events.dropped)
@@ -144,6 +143,8 @@ class Recorder:
                     self._prefill_token(item.request, now_ns)
             if batch.decode is not None:
                 self._round(batch.decode, dropped, now_ns)
+        for request in events.retracted:
+            self._end_stretch(self._live[request], request.output_len)
         for request in events.ended:
             self._end(request, now_ns)
 
@@ -151,9 +152,9 @@ class Recorder:
         seen = self._live[request]
         if seen.first_token is None:
             seen.first_token = now_ns
-        elif seen.last_prefill_token is not None:
-            self.itl.add(now_ns - seen.last_prefill_token)
-        seen.last_prefill_token = now_ns
+        elif seen.last_token is not None:
+            self.itl.add(now_ns - seen.last_token)
+        seen.last_token = now_ns
         if self._want_times:
             seen.times.append(now_ns)
 
@@ -163,36 +164,33 @@ class Recorder:
         if joined:
             steady -= len(joined)
             for request in joined:
-                if request in dropped:
-                    continue
-                seen = self._live[request]
-                seen.first_round = rows.round
-                if seen.last_prefill_token is not None:
-                    self.itl.add(now_ns - seen.last_prefill_token)
+                if request not in dropped:
+                    self._begin_stretch(request, rows.round, now_ns)
         if dropped:
             members = set(rows.requests) - set(joined)
             steady -= len(members & dropped)
         if steady:
-            self.itl.add(now_ns - self._round_ns, steady)
-        self._round_ns = now_ns
-        if self._want_times:
-            self._round_times.append(now_ns)
+            self.itl.add(now_ns - self._rounds[-1], steady)
+        self._rounds.append(now_ns)
 
-    def _close_decode(self, request: Request) -> None:
-        """A request stops decoding, to be prefilled again: note its last token's time."""
+    def _begin_stretch(self, request: Request, round_: int, now_ns: int) -> None:
         seen = self._live[request]
-        if seen.first_round is not None:
-            seen.last_prefill_token = self._round_ns
-        if self._want_times:
-            seen.times = self._token_times(request, seen)
-        seen.first_round = None
+        before = request.output_len - 1
+        self._end_stretch(seen, before)
+        seen.first_round, seen.before = round_, before
+        if seen.last_token is not None:
+            self.itl.add(now_ns - seen.last_token)
 
-    def _token_times(self, request: Request, seen: _Seen) -> list[int]:
-        """The times of a request's tokens: those by prefill, then a slice of the rounds'."""
+    def _end_stretch(self, seen: _Seen, tokens: int) -> None:
+        """A request with so many tokens so far has left the decode rounds: note when it got them."""
         if seen.first_round is None:
-            return seen.times
-        more = request.output_len - len(seen.times)
-        return seen.times + self._round_times[seen.first_round : seen.first_round + more]
+            return
+        upto = seen.first_round + tokens - seen.before
+        if upto > seen.first_round:
+            seen.last_token = self._rounds[upto - 1]
+            if self._want_times:
+                seen.times += self._rounds[seen.first_round : upto]
+        seen.first_round = None
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -238,7 +236,8 @@ class Recorder:
             request.refusal,
         )
         if self._want_times:
-            row = (*row, self._token_times(request, seen))  # type: ignore[assignment]
+            self._end_stretch(seen, request.output_len)
+            row = (*row, seen.times)  # type: ignore[assignment]
         self._writer.request(row)
         if self._want_decisions:
             ids = request.tokens.read(request.prompt_len + request.output_len)

@@ -21,6 +21,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 import goldens_vllm
+
 from policies.accidents import Accidents
 from policies.admission.token_budget import TokenBudget
 from policies.batch import Batch, Events, Inbox, Mode, StepResult

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -232,20 +233,19 @@ class Pair:
 
 def operations(page_size: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
     """Inserts, matches, unlocks and evictions over sequences that share many prefixes."""
-    tokens = st.lists(st.sampled_from((3, 4)), max_size=4).map(  # a page is one letter, repeated
-        lambda letters: [token for letter in letters for token in [letter] * page_size]
+    whole = st.sampled_from([word for n in (1, 2, 3) for word in product((3, 4), repeat=n)])
+    rest = st.just(()) | st.lists(st.sampled_from((3, 4)), max_size=2 * page_size)
+    keys = st.builds(  # a page is one letter, repeated
+        lambda letters, tail: (*(x for x in letters for _ in range(page_size)), *tail), whole, rest
     )
-    keys = st.tuples(tokens, st.lists(st.sampled_from((3, 4)), max_size=2 * page_size)).map(
-        lambda parts: tuple(parts[0] + parts[1])
-    )
-    namespaces = st.sampled_from((None, None, "a"))
+    namespaces = st.sampled_from((None, None, None, "a"))
     priorities = st.integers(-2, 2)
-    inserted = st.integers(0, 5).map(lambda pages: pages * page_size)
+    inserted = st.sampled_from((0, page_size, 3 * page_size))
     insert = st.tuples(st.just("insert"), namespaces, keys, priorities, inserted)
-    match = st.tuples(st.just("match"), namespaces, keys, st.booleans())
+    match = st.tuples(st.just("match"), namespaces, keys, st.sampled_from((True, True, False)))
     unlock = st.tuples(st.just("unlock"), st.integers(0, 3))
-    evict = st.tuples(st.just("evict"), st.integers(1, 4 * page_size))
-    return st.lists(st.one_of(insert, insert, match, unlock, evict), max_size=25)
+    evict = st.tuples(st.just("evict"), st.integers(1, 3 * page_size))
+    return st.lists(st.one_of(insert, insert, insert, match, match, unlock, evict), min_size=15)
 
 
 @pytest.mark.parametrize("eviction", FIRST)

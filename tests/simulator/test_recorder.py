@@ -51,14 +51,27 @@ def workloads(draw: st.DrawFn, longest: int) -> Workload:
     return Workload("w", [draw(requests(i, at, longest)) for i, at in enumerate(arrivals)])
 
 
-@given(st.data())
-def test_any_run_is_recorded_as_it_was(data: st.DataObject) -> None:
-    policy: PolicyConfig = data.draw(policies())
+def check_any(data: st.DataObject, policy: PolicyConfig) -> None:
     page = policy.page_size
     capacity = data.draw(st.integers(3 * page + 6, 8 * page + 80)) // page * page
     work = data.draw(workloads(data.draw(st.sampled_from((capacity // 4, capacity // 2 + 1)))))
     latency, host = data.draw(st.sampled_from(COSTS)), data.draw(st.sampled_from(HOSTS))
     check_records(play(work, policy, capacity, latency, host=host))
+
+
+@given(st.data())
+def test_any_run_is_recorded_as_it_was(data: st.DataObject) -> None:
+    check_any(data, data.draw(policies()))
+
+
+@given(st.data())
+def test_so_is_one_whose_requests_sit_rounds_out(data: st.DataObject) -> None:
+    """Decode-first: who finds no budget stays admitted, and goes on without a prefill."""
+    fixed = {"batching": "decode-first", "order": "fcfs", "eviction": "lru", "page_size": 4}
+    budget = data.draw(st.sampled_from((8, 16)))
+    cache = data.draw(st.sampled_from(("none", "blocks")))
+    policy = policies(**fixed, cache=cache, chunked_prefill_size=budget, max_prefill_tokens=budget)
+    check_any(data, data.draw(policy))
 
 
 def pressed(gap_ns: float) -> Workload:

@@ -124,3 +124,18 @@ def test_time_stays_exact_far_from_zero() -> None:
     shift = epoch - 10**9
     for name in ("launch_ns", "start_ns", "end_ns", "commit_ns"):
         assert [step[name] + shift for step in near] == [step[name] for step in far]
+
+
+@pytest.mark.parametrize("device_ns", [1000, 10 * MS])
+def test_a_round_that_plans_nothing_still_costs_the_host_its_look(device_ns: int) -> None:
+    """The overlapped loop goes round once more before it collects the last step."""
+    host = HostModel(HOST)
+    arrival = 10**9
+    work = Workload("w", [request_of(0, 0, 10), request_of(1, arrival, 100)])
+    played = play(work, policy_of(overlap="overlapped"), 4000, Linear(device_ns), host=HOST)
+    launch = arrival + host.receive_ns(1) + host.schedule_ns(0, 0, 1)
+    launch += host.prepare_ns(1, 100, 0) + host.launch_ns()
+    looked = launch + host.receive_ns(0) + host.schedule_ns(0, 0, 0)
+    row = rows_of(played.run, "requests")[1]
+    collected = max(looked, launch + device_ns)
+    assert row["finish_ns"] == collected + host.collect_ns(1) + host.commit_ns(1, 1)
