@@ -26,7 +26,7 @@ AZURE = BESIDE / "azure2023" / "AzureLLMInferenceTrace_conv.csv.gz"
 MOONCAKE = BESIDE / "mooncake" / "conversation_trace.jsonl.gz"
 
 
-def steady_decode(requests: int, steps: int) -> dict[str, float]:
+def steady_decode(requests: int, steps: int, settings: list[str]) -> dict[str, float]:
     """Decode steps of a full batch in which nothing changes."""
     from simulator import simulate
     from traces import SyntheticTokens, TraceRequest, Workload
@@ -40,7 +40,7 @@ def steady_decode(requests: int, steps: int) -> dict[str, float]:
     )
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run = simulate(work, out=Path(folder) / "run")
+        run = simulate(work, settings=settings, out=Path(folder) / "run")
     return _figures(run.manifest["counts"], time.process_time() - started)
 
 
@@ -65,7 +65,7 @@ def _child(case: str) -> None:
     """Run one case, described in JSON, and print its figures as JSON."""
     task = json.loads(case)
     import simulator.simulation  # noqa: F401 - imports are not timed
-    import traces.generate.presets
+    import traces.generate.stream
     import traces.inspect
     import traces.readers.read  # noqa: F401
 
@@ -116,8 +116,10 @@ def main() -> None:
     )
     for batch in (1, 64, 256):
         steps = min(20_000, 640_000 // batch) // share  # what the KV pool holds
-        steady = {"requests": batch, "steps": steps}
+        steady = {"requests": batch, "steps": steps, "settings": []}
         measure(f"steady decode, {batch} requests, nothing changes", {"steady": steady})
+    steady = {"requests": 64, "steps": 10_000 // share, "settings": ["preset=vllm"]}
+    measure("steady decode, 64 requests, preset=vllm", {"steady": steady})
 
     def case(
         trace: str, n: int | None, settings: tuple[str, ...] = (), speedup: float = 1.0
@@ -127,7 +129,12 @@ def main() -> None:
     for name, trace, total in (("Azure", azure, 19_366), ("Mooncake", mooncake, 12_031)):
         label = f"{name} conversation{'' if Path(trace).exists() else ' (generated)'}"
         limit = total // share
-        for settings in ((), ("policy.order=lpm",), ("policy.page_size=16",)):
+        for settings in (
+            (),
+            ("policy.order=lpm",),
+            ("policy.page_size=16",),
+            ("preset=vllm",),
+        ):
             what = settings[0].removeprefix("policy.") if settings else "fcfs, page_size=1"
             measure(f"{label}, {what}", case(trace, limit, settings))
 

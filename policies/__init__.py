@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from policies.config import PolicyConfig as PolicyConfig
     from policies.config import load_config as load_config
     from policies.config import make_config as make_config
+    from policies.effects import NOT_REPEATED as NOT_REPEATED
     from policies.effects import Collect as Collect
     from policies.effects import Launch as Launch
     from policies.effects import Receive as Receive
+    from policies.effects import Repeat as Repeat
+    from policies.effects import Repeated as Repeated
     from policies.effects import Report as Report
     from policies.effects import Sleep as Sleep
     from policies.kv.pool import CountingPool as CountingPool
@@ -68,6 +71,7 @@ _EXPORTS = {
     "LOOPS": "loops",
     "Launch": "effects",
     "Mode": "batch",
+    "NOT_REPEATED": "effects",
     "ModelShape": "model_shape",
     "ORDERS": "registry",
     "PolicyConfig": "config",
@@ -76,6 +80,8 @@ _EXPORTS = {
     "QueueView": "orders.base",
     "RETRACTIONS": "registry",
     "Receive": "effects",
+    "Repeat": "effects",
+    "Repeated": "effects",
     "Report": "effects",
     "Request": "request",
     "Scheduler": "scheduler",

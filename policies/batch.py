@@ -144,6 +144,12 @@ class Batch:
     decode: DecodeRows | None = None
     chunked: Request | None = None  # the request left unfinished by this batch's prefill
 
+    def later(self, rounds: int) -> Batch:
+        """This decode batch so many rounds later, nobody having joined or left."""
+        assert self.decode is not None
+        rows = DecodeRows(self.decode.cohort, self.decode.round + rounds)
+        return Batch(self.iteration + rounds, self.mode, decode=rows)
+
     @property
     def decode_requests(self) -> int:
         """Decode rows."""
@@ -194,6 +200,29 @@ class Inbox:
 
 
 @dataclass(frozen=True, slots=True)
+class Repetition:
+    """Rounds that went by at once: what `rounds` calls of `commit` would have reported, one by one.
+
+    Attributes:
+        batch: the batch launched in the last of them; those before are its earlier rounds.
+        rounds: how many.
+        new_token_ratio: float64, shape (rounds,): the ratio as each launch left it.
+        free_tokens: int64, shape (rounds,): free KV tokens as each launch left them.
+        evictable_tokens: int64, shape (rounds,).
+        protected_tokens: int64, shape (rounds,).
+        evicted_tokens: int64, shape (rounds,): evicted in all up to each launch.
+    """
+
+    batch: Batch
+    rounds: int
+    new_token_ratio: npt.NDArray[np.float64]
+    free_tokens: Int64Array
+    evictable_tokens: Int64Array
+    protected_tokens: Int64Array
+    evicted_tokens: Int64Array
+
+
+@dataclass(frozen=True, slots=True)
 class Events:
     """What clients could notice.
 
@@ -202,12 +231,14 @@ class Events:
         dropped: requests of the batch whose token came too late: ended or retracted meanwhile.
         ended: requests that ended, in order; `Request.finish_reason` says why.
         retracted: requests whose KV was given up to make room; they wait again.
+        repeated: rounds that went by at once, instead of all else.
     """
 
     batch: Batch | None = None
     dropped: tuple[Request, ...] = ()
     ended: tuple[Request, ...] = ()
     retracted: tuple[Request, ...] = ()
+    repeated: Repetition | None = None
 
 
 NO_EVENTS = Events()

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from policies.accidents import Accidents
-from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+from policies.engines import NAMES, engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +47,8 @@ class PriorityConfig(Section):
 
     enabled: bool = False
     """Requests of a better class go first. Queue orders that sort by the prefix cache, and random and
-    routing-key, ignore classes in sorting, as SGLang does; preemption follows them all the same."""
+    routing-key, ignore classes in sorting, as SGLang does, and so does fair; preemption follows them
+    all the same."""
     low_values_first: bool = False
     """Small numbers are the better classes."""
     preemption: bool = True
@@ -110,9 +111,14 @@ class PolicyConfig(Section):
     prefill_decode_interval_min_batch: NonNegativeInt = 0
     """The interval holds only while at least so many requests run."""
     max_running_requests: PositiveInt | Literal["auto"] = "auto"
-    """Requests that hold KV at once; auto goes by the pool, as in SGLang."""
+    """Requests that hold KV at once; auto goes by the pool, as in SGLang, or under decode-first by the
+    device, as in vLLM."""
     max_queued_requests: PositiveInt | None = None
     """Requests that may wait; more are refused."""
+    max_loras_per_batch: PositiveInt | None = None
+    """Adapters a batch may hold; requests that would exceed it are passed over. Under prefill-first,
+    mixed and static the base model counts as one, as in SGLang; under decode-first it does not, as in
+    vLLM. Null for no limit."""
     context_limit: PositiveInt | None = None
     """Tokens of prompt and output of one request; null for what the pool holds."""
     new_token_ratio: NewTokenRatioConfig = NewTokenRatioConfig()
@@ -132,25 +138,9 @@ class PolicyConfig(Section):
 
     @model_validator(mode="after")
     def _strategies(self) -> Self:
-        order = ORDERS.create(self.order, self.order_options)
-        batching = BATCHINGS.create(self.batching, self.batching_options)
-        if self.cache not in batching.caches:
-            known = " or ".join(batching.caches)
-            msg = f"batching {self.batching} plans with cache {known}, not {self.cache}"
-            raise ValueError(msg)
-        if self.cache == "blocks" and (order.needs_tree or self.eviction != "lru"):
-            what = f"order {self.order}" if order.needs_tree else f"eviction {self.eviction}"
-            msg = f"{what} needs cache radix: hashed blocks have no tree, and are reused as freed"
-            raise ValueError(msg)
-        EVICTIONS.create(self.eviction, self.eviction_options)
-        RETRACTIONS.create(self.retraction)
-        if self.order == "shortest-prefill-first" and self.cache == "none":
-            msg = "order shortest-prefill-first needs a prefix cache: set cache to radix"
-            raise ValueError(msg)
-        size = self.chunked_prefill_size
-        if isinstance(size, int) and size < self.page_size:
-            msg = f"chunked_prefill_size {size} is below page_size {self.page_size}: no chunk fits"
-            raise ValueError(msg)
+        from policies.combinations import check
+
+        check(self)
         return self
 
 
@@ -159,8 +149,8 @@ class ModelConfig(Section):
 
     path: str = "Qwen/Qwen3-8B"
     """A bundled name, or a folder with a config.json."""
-    weight_dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
-    """Precision of the weights."""
+    weight_dtype: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
+    """Precision of the weights; auto is the checkpoint's."""
     kv_dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
     """Precision of the KV cache."""
 
@@ -207,13 +197,27 @@ class Config(Section):
     latency: Any = None
     host: Any = None
     runtime: Any = None
+    preset: Literal["sglang", "vllm"] | None = None
+    """The engine whose defaults stand below every key that is not set; see `policies.engines`."""
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, data: Any) -> Any:
+        """Lay the preset under what is given; a name that is none is the field's to refuse."""
+        name = data.get("preset") if isinstance(data, dict) else None
+        if name is None or name not in NAMES:
+            return data
+        from policies.engines.base import laid_under
+
+        return laid_under(engine(name).preset, data)
 
     def to_yaml(self) -> str:
         """The config as YAML, every key written out."""
         import yaml
 
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        said = "" if self.preset is None else f"# defaults of {engine(self.preset).product}\n"
+        return said + yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 C = TypeVar("C", bound=Config)

@@ -10,6 +10,7 @@ answer. Anything that can answer them is a world.
 | `Collect(ticket)` | `StepResult` |
 | `Report(events)` | None |
 | `Sleep(until)` | None |
+| `Repeat(batch, at_most)` | `Repeated` |
 """
 
 from __future__ import annotations
@@ -55,7 +56,42 @@ class Sleep:
     until: int | None = None
 
 
-Effect = Receive | Launch | Collect | Report | Sleep
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Go through further whole rounds of the loop in which nothing but decoding happens.
+
+    A round receives nothing, launches the next decode step of the same requests, collects the oldest
+    step in flight and commits it. A world may go through any number of them, up to `at_most`, stopping
+    before the round in which something would come in, or whose commit would end a sequence. It may
+    always answer that it went through none.
+
+    Attributes:
+        batch: the decode batch launched last.
+        at_most: rounds, at least 1.
+    """
+
+    batch: Batch
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The answer to `Repeat`.
+
+    Attributes:
+        rounds: how many were gone through.
+        batch: the batch launched in the last of them, `Batch.later(rounds)`; None for none.
+        ticket: its ticket, where it is still in flight.
+    """
+
+    rounds: int
+    batch: Batch | None = None
+    ticket: Any = None
+
+
+NOT_REPEATED = Repeated(0)
+
+Effect = Receive | Launch | Collect | Report | Sleep | Repeat
 Loop = Generator[Effect, Any, None]
 
 RECEIVE = Receive()

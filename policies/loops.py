@@ -1,14 +1,15 @@
 """The event loops: the overlap strategies, in full.
 
 Both are the same lines in either world. What they do not know: how long anything takes, and where
-tokens come from.
+tokens come from. The lines with `Repeat` only save work: where rounds would differ in nothing but their
+number, a world may go through many at once. Without them the loops do the same, round by round.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.effects import RECEIVE, Collect, Launch, Loop, Report, Sleep
+from policies.effects import RECEIVE, Collect, Launch, Loop, Repeat, Report, Sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,8 @@ def serial(s: Scheduler) -> Loop:
         batch = s.next_batch()
         if batch is not None:
             yield Report(s.commit(batch, (yield Collect((yield Launch(batch))))))
+            if (at_most := s.repeatable()) > 0:
+                yield Report(s.repeat((yield Repeat(batch, at_most))))
         elif s.is_idle():
             s.on_idle()
             yield Sleep(s.wake_at())
@@ -44,6 +47,11 @@ def overlapped(s: Scheduler) -> Loop:
             s.on_idle()
             yield Sleep(s.wake_at())
         pending = launched
+        if pending is not None and (at_most := s.repeatable()) > 0:
+            done = yield Repeat(pending[0], at_most)
+            yield Report(s.repeat(done))
+            if done.rounds:
+                pending = done.batch, done.ticket
 
 
 LOOPS: dict[str, Callable[[Scheduler], Loop]] = {"serial": serial, "overlapped": overlapped}

@@ -144,6 +144,7 @@ ORDERS: Registry[Any] = Registry(
         f"policies.orders.{module}"
         for module in (
             "dfs_weight",
+            "fair",
             "fcfs",
             "hrrn",
             "lof",

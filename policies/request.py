@@ -48,9 +48,10 @@ class Request:
         arrival_ns: when it arrived, in integer nanoseconds of the world's clock.
         ignore_eos: the model's own stop does not end it.
         priority: its class where priorities are switched on; None takes the worst.
-        extra_key: namespace of the prefix cache; prefixes are shared within one only.
+        extra_key: namespace of the prefix cache; prefixes are shared within one only. An adapter
+            computes KV of its own, so its name becomes part of it.
         routing_key: key of the routing-key order.
-        lora_id: adapter.
+        lora_id: adapter, None for the base model.
         tenant: who sent it.
         session: conversation it belongs to.
         sampling: sampling parameters for a world that samples.
@@ -122,7 +123,7 @@ class Request:
         self.arrival_ns = arrival_ns
         self.ignore_eos = ignore_eos
         self.priority = priority
-        self.extra_key = extra_key
+        self.extra_key = extra_key if lora_id is None else f"{extra_key or ''}\0{lora_id}"
         self.routing_key = routing_key
         self.lora_id = lora_id
         self.tenant = tenant

@@ -14,11 +14,16 @@ import heapq
 from itertools import count
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from policies.batch import Cohort, DecodeRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy.typing as npt
+
+    from policies.batch import Batch
     from policies.request import Request
 
 
@@ -167,6 +172,39 @@ class RunningBatch:
         rows = DecodeRows(self._cohort, self.planned)
         self.planned += 1
         return rows
+
+    # -- many rounds at once ------------------------------------------------------------------
+
+    def steady_rounds(self, last: Batch, *, ahead: bool) -> int:
+        """Rounds that could follow the last decode batch before a member is due to end.
+
+        0 if anyone joined or left since, or if someone's first round is still in flight.
+
+        Args:
+            last: the decode batch launched last.
+            ahead: whether it is in flight while the next one is planned.
+        """
+        rows = last.decode
+        if rows is None or rows.cohort is not self._cohort or rows.round + 1 != self.planned:
+            return 0
+        if ahead and rows.round == rows.cohort.first_round:
+            return 0
+        while self._ends and not self._is_current(self._ends[0]):
+            heapq.heappop(self._ends)
+        if not self._ends or self._ending:
+            return 0
+        return self._ends[0][0] - self.planned - (0 if ahead else 1)
+
+    def repeat(self, rounds: int) -> None:
+        """Plan and commit so many rounds; as many stay in flight as were."""
+        self.planned += rounds
+        self.committed += rounds
+
+    def pages_in(self, rounds: int) -> npt.NDArray[np.int64]:
+        """Members that need a new page in each of the next rounds: int64, shape (rounds,)."""
+        size = self._page_size
+        phases = np.array(self._phases, dtype=np.int64)
+        return phases[(1 - self.planned - np.arange(rounds)) % size]
 
     # -- committing ---------------------------------------------------------------------------
 

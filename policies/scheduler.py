@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from policies.batch import Inbox, StepResult
     from policies.batching.base import Batching
     from policies.config import PolicyConfig
+    from policies.effects import Repeated
     from policies.kv.base import Memory
     from policies.kv.pool import KVPool
     from policies.orders.base import QueueOrder
@@ -142,6 +143,31 @@ class Scheduler:
         self.launched.popleft()
         dropped = self.batching.commit(self, batch, set(result.stops))
         return self._events(batch, dropped)
+
+    def repeatable(self) -> int:
+        """How many further whole rounds would differ from the last one in nothing but their number.
+
+        The last batch launched must be a decode batch whose members have all decoded before, with
+        nobody due to end, to join, to be told of, or to make room for another meanwhile.
+        """
+        last = self.last
+        if last is None or last.mode is not Mode.DECODE or self._ended or self._given_up:
+            return 0
+        rounds = self.running.steady_rounds(last, ahead=bool(self.launched))
+        return self.batching.repeatable(self, rounds) if rounds > 0 else 0
+
+    def repeat(self, done: Repeated) -> Events:
+        """Catch up with the rounds a world went through at once."""
+        if done.rounds == 0:
+            return NO_EVENTS
+        assert done.batch is not None
+        assert self.last is not None
+        repetition = self.batching.repeat(self, done.batch, done.rounds)
+        self.iteration += done.rounds
+        self.last = done.batch
+        if self.launched:
+            self.launched[-1] = done.batch
+        return Events(repeated=repetition)
 
     def is_idle(self) -> bool:
         """Nothing runs, is chunked or is in flight, nothing waits, and every end has been reported."""

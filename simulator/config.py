@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from policies.batching.decode_first import DecodeFirst
+from policies.combinations import check_limits
 from policies.config import Config, ConfigError, PolicyConfig
+from policies.engines.vllm import default_limits
 from policies.model_shape import ModelShape
+from policies.registry import BATCHINGS
 from simulator.capacity import kv_capacity_tokens
 from simulator.devices import Device
 from simulator.host import HostModel, HostOptions
@@ -72,7 +76,8 @@ class Plan:
         """Resolve a config.
 
         Raises:
-            ConfigError: where a model or a device is not known, or the model does not fit.
+            ConfigError: where a model or a device is not known, the model does not fit, or the
+                policy cannot be run in what is left.
         """
         try:
             model = ModelShape.load(config.model.path)
@@ -82,7 +87,8 @@ class Plan:
             device = Device.load(config.device.name)
         except ValueError as error:
             raise ConfigError(f"device.name: {error}") from None
-        chunk = _chunk(config.policy, device)
+        batching = BATCHINGS.create(config.policy.batching, config.policy.batching_options)
+        chunk = None if isinstance(batching, DecodeFirst) else _chunk(config.policy, device)
         capacity = config.kv.capacity_tokens
         if capacity is None:
             try:
@@ -104,12 +110,19 @@ class Plan:
                 "(policy.page_size)"
             )
         capacity = capacity // page * page
-        policy = config.policy.model_copy(
-            update={
+        if isinstance(batching, DecodeFirst):
+            resolved = _decode_first_limits(config.policy, batching, device, capacity)
+        else:
+            resolved = {
                 "chunked_prefill_size": chunk,
                 "max_running_requests": _max_running(config.policy, capacity),
             }
-        )
+        policy = config.policy.model_copy(update=resolved)
+        try:
+            check_limits(policy)
+            BATCHINGS.create(policy.batching, policy.batching_options).make_intake(policy, capacity)
+        except ValueError as error:
+            raise ConfigError(f"policy: {error}") from None
         latency = RooflineLatency(
             model,
             device,
@@ -135,3 +148,23 @@ def _max_running(policy: PolicyConfig, capacity: int) -> int:
         return min(policy.max_running_requests, most)
     context = min(policy.context_limit or capacity, capacity)
     return min(max(2048, min(capacity * 512 // context, 4096)), most)
+
+
+def _decode_first_limits(
+    policy: PolicyConfig, batching: DecodeFirst, device: Device, capacity: int
+) -> dict[str, Any]:
+    """What decode-first leaves to the device, by vLLM 0.32.0's rules."""
+    seqs, tokens = policy.max_running_requests, batching.max_num_batched_tokens
+    requests, batched = default_limits(
+        device.memory_bytes,
+        device.product,
+        max_num_seqs=None if seqs == "auto" else seqs,
+        max_num_batched_tokens=None if tokens == "auto" else tokens,
+        max_model_len=policy.context_limit or capacity,
+        chunked_prefill=batching.chunked,
+    )
+    return {
+        "chunked_prefill_size": None,
+        "max_running_requests": requests,
+        "batching_options": {**policy.batching_options, "max_num_batched_tokens": batched},
+    }

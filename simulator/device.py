@@ -24,6 +24,11 @@ class SerialDevice:
         self.free_at_ns = 0
         self.busy_ns = 0
 
+    def catch_up(self, free_at_ns: int, busy_ns: int) -> None:
+        """Account for work that was planned elsewhere: until when, and how much of it."""
+        self.free_at_ns = free_at_ns
+        self.busy_ns += busy_ns
+
     def submit(self, duration_ns: int) -> tuple[int, int]:
         """Queue work; returns when it starts and ends, in nanoseconds."""
         start = max(int(self._env.now), self.free_at_ns)

@@ -71,6 +71,12 @@ class ReplayedModel:
             return StepResult(stops, self._tokens(batch))
         return StepResult(stops) if stops else NO_STOPS
 
+    def rounds_to_stop(self, batch: Batch) -> int:
+        """Decode rounds after this batch's before the one in which a member stops by itself."""
+        assert batch.decode is not None
+        self._stopping(batch.decode)
+        return self._first_stop - batch.decode.round - 1
+
     def _stopping(self, rows: DecodeRows) -> npt.NDArray[np.int64]:
         """Indices of the decode rows whose request stops by itself in this round."""
         cohort = rows.cohort

@@ -10,6 +10,8 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from policies.batch import Mode
 from policies.request import FinishReason
 from traces.records.itl import ItlAccumulator
@@ -17,9 +19,12 @@ from traces.records.itl import ItlAccumulator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policies.batch import Batch, DecodeRows, Events, Inbox, StepResult
+    import numpy.typing as npt
+
+    from policies.batch import Batch, DecodeRows, Events, Inbox, Repetition, StepResult
     from policies.request import Request
     from policies.scheduler import Gauges
+    from simulator.leap import Leap
     from simulator.world import Ticket
     from traces.records.writer import RunWriter
 
@@ -130,6 +135,73 @@ class Recorder:
                 product,
                 *gauges[:6],
                 evicted,
+            )
+        )
+
+    @property
+    def wants_decisions(self) -> bool:
+        """Whether every batch and its items are to be logged."""
+        return self._want_decisions
+
+    def leapt(self, leap: Leap, repeated: Repetition) -> None:
+        """Rounds went by at once: the same rows as `committed` and `events` make one by one."""
+        rounds = slice(None)
+        times = leap.commit
+        if leap.pending is not None:  # the first commit is of the step that was in flight
+            assert leap.ticket is not None
+            pending = leap.pending
+            pending.collected_ns = int(times[0]) - leap.host.commit
+            self.committed(pending, pending.gauges, int(times[0]), leap.host.collect)
+            rounds = slice(-1)  # and the last step still is
+            times = times[1:]
+            leap.ticket.gauges = leap.ticket.gauges._replace(
+                new_token_ratio=float(repeated.new_token_ratio[-1]),
+                free_tokens=int(repeated.free_tokens[-1]),
+                evictable_tokens=int(repeated.evictable_tokens[-1]),
+                protected_tokens=int(repeated.protected_tokens[-1]),
+                evicted_tokens=int(repeated.evicted_tokens[-1]),
+            )
+        self.steps += len(times)
+        if self._want_steps and len(times):
+            self._steps(leap, repeated, rounds, times)
+            self._writer.maybe_flush()
+        assert repeated.batch.decode is not None
+        gaps = np.diff(leap.commit, prepend=self._rounds[-1])
+        self.itl.add_many(gaps, len(repeated.batch.decode))
+        self._rounds.frombytes(leap.commit.tobytes())
+
+    def _steps(
+        self, leap: Leap, repeated: Repetition, rounds: slice, commit_ns: npt.NDArray[np.int64]
+    ) -> None:
+        """The rows of a leap's rounds, as `_step` makes them."""
+        batch, host = repeated.batch, leap.host
+        assert batch.decode is not None
+        requests = len(batch.decode)
+        back = np.arange(1 - repeated.rounds, 1)[rounds]  # rounds before the last, negative
+        read = batch.decode.kv_tokens + requests * back
+        evicted = repeated.evicted_tokens[rounds]
+        changing = (
+            batch.iteration + back,
+            leap.launch[rounds],
+            leap.start[rounds],
+            leap.end[rounds],
+            commit_ns,
+            read,
+            repeated.new_token_ratio[rounds],
+            repeated.free_tokens[rounds],
+            repeated.evictable_tokens[rounds],
+            repeated.protected_tokens[rounds],
+            np.diff(evicted, prepend=self._evicted),
+        )
+        self._evicted = int(evicted[-1])
+        waiting, running = leap.gauges.waiting, leap.gauges.running
+        head = (host.receive, host.schedule, host.prepare, host.launch, host.collect, host.commit)
+        same = (*head, 0, 0, 0, requests)
+        mode = batch.mode.value
+        self._writer.steps.extend(
+            (i, mode, launch, start, end, commit, *same, kv, kv, ratio, waiting, running, *tokens)
+            for i, launch, start, end, commit, kv, ratio, *tokens in zip(
+                *(column.tolist() for column in changing), strict=True
             )
         )
 

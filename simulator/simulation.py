@@ -9,6 +9,7 @@ from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from policies.config import load_config, make_config
+from policies.engines.base import departures
 from policies.registry import StrategyError
 from policies.scheduler import Scheduler
 from simulator.config import Plan, SimulatorConfig
@@ -38,6 +39,7 @@ def simulate(
     limit: int | None = None,
     speedup: float = 1.0,
     strict: bool = False,
+    leap: bool = True,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Run:
     """Simulate a workload under a policy.
@@ -53,6 +55,8 @@ def simulate(
         limit: only the first so many requests.
         speedup: arrivals come so many times faster.
         strict: a refused request is an error.
+        leap: go through decode steps in which nothing is decided at once. The run is the same to the
+            byte without, and takes longer.
         progress: show a progress bar, or call this with the requests ended and their total, each
             time some end.
 
@@ -83,6 +87,7 @@ def simulate(
             max_new_tokens=config.workload.max_new_tokens,
             ignore_eos=config.workload.ignore_eos,
             strict=strict,
+            leap=leap,
         )
         try:
             with _progress(len(work), recorder, progress) as on_progress:
@@ -143,7 +148,9 @@ def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, A
             "chunked_prefill_size": plan.policy.chunked_prefill_size,
             "max_running_requests": plan.policy.max_running_requests,
             "context_limit": min(plan.policy.context_limit or plan.kv_capacity, plan.kv_capacity),
+            "batching_options": plan.policy.batching_options,
         },
+        "departures": departures(config),
         "workload": {"name": work.name, "requests": len(work), **dict(work.meta)},
         "seed": config.seed,
         "hardware": {"device": plan.device.product, "model": plan.model.name},

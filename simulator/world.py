@@ -9,16 +9,18 @@ It decides nothing, and knows nothing of how decisions are made.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import simpy
 
 from policies.batch import Inbox, Mode
-from policies.effects import Collect, Launch, Receive, Report
+from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Repeated, Report
 from policies.loops import LOOPS
 from policies.request import FinishReason, Request
 from simulator.device import SerialDevice
 from simulator.latency.base import StepShape
+from simulator.leap import HostRound, Leap, overlapped_leap, serial_leap
 from simulator.model import ReplayTokens
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 STUCK_AFTER = 10_000
 """Rounds in a row without a batch or an arrival after which the scheduler is taken to be stuck."""
+
+
+MOST = 65_536
+"""Rounds gone through at once, at most: their times take memory."""
 
 
 class StuckError(RuntimeError):
@@ -93,6 +99,7 @@ class World:
         max_new_tokens: overrides what requests ask for, if given.
         ignore_eos: overrides what requests say, if given.
         strict: a refused request is an error.
+        leap: go through rounds in which nothing is decided at once; the records are the same.
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class World:
         max_new_tokens: int | None = None,
         ignore_eos: bool | None = None,
         strict: bool = False,
+        leap: bool = True,
     ) -> None:
         self.env = simpy.Environment()
         self.device = SerialDevice(self.env)
@@ -119,11 +127,14 @@ class World:
         self._max_new_tokens = max_new_tokens
         self._ignore_eos = ignore_eos
         self._strict = strict
+        self._may_leap = leap and not recorder.wants_decisions
+        self._leap: Leap | None = None
         self._debt = 0  # host work done but not yet waited for, ns
         self._receive_ns = 0  # of the round going on
         self._planned = True  # whether the round going on has had its planning charged
         self._collected: Ticket | None = None
         self._empty_rounds = 0
+        self._pending: Ticket | None = None  # the ticket launched last
 
     def run(self, on_progress: Callable[[], None] | None = None) -> None:
         """Run until nothing will come in and nothing is left to do.
@@ -167,15 +178,69 @@ class World:
                 answer = self._launch(batch, host)
             elif isinstance(effect, Collect):
                 self._charge_planning(0)
-                ticket: Ticket = effect.ticket
-                yield timeout(max(self._debt, ticket.end_ns - self.now))
+                yield timeout(max(self._debt, effect.ticket.end_ns - self.now))
                 self._debt = 0
-                answer = self._collect(ticket)
+                answer = self._collect(effect.ticket)
+            elif isinstance(effect, Repeat):
+                leap = self._plan_leap(effect.batch, effect.at_most)
+                if leap is None:
+                    answer = NOT_REPEATED
+                else:
+                    yield timeout(int(leap.commit[-1]) - self.now)
+                    self._debt = 0
+                    self._leap = leap
+                    ticket = leap.ticket
+                    last = effect.batch.later(len(leap)) if ticket is None else ticket.batch
+                    answer = Repeated(len(leap), last, ticket)
             else:
                 wait = self._until_woken(effect.until)
                 if wait is None:
                     return
                 yield timeout(wait)
+
+    def _plan_leap(self, batch: Batch, at_most: int) -> Leap | None:
+        """The rounds to go through at once, and their times; None for fewer than two."""
+        if not self._may_leap:
+            return None
+        pending = self._pending if self.scheduler.overlapped else None
+        if pending is not None and pending.result.stops:
+            return None
+        # the last step's result is committed only after the leap where it stays in flight
+        rounds = min(at_most, self._model.rounds_to_stop(batch) + (pending is not None), MOST)
+        if rounds < 2:
+            return None
+        assert batch.decode is not None
+        rows = len(batch.decode)
+        waiting, running = len(self.scheduler.waiting), len(self.scheduler.running)
+        host = HostRound(
+            self._host.receive_ns(0),
+            self._host.schedule_ns(waiting, running, 0),
+            self._host.prepare_ns(0, 0, rows),
+            self._host.launch_ns(),
+            self._host.collect_ns(rows),
+            self._host.commit_ns(rows, 0),
+        )
+        until, now = self._load.next_ns(), self.now + self._debt
+        if until is not None:  # a round takes at least the host's time: look no further than needed
+            shortest = max(host.to_launch + host.to_commit, 1)
+            rounds = min(rounds, max(until - now, 0) // shortest + 1)
+        kv_tokens = batch.decode.kv_tokens + rows
+        device = self._latency.decode_steps_ns(rows, kv_tokens, rounds, batch.decode.seq_lens)
+        gauges = self.scheduler.gauges()
+        if pending is None:
+            leap = serial_leap(now, host, device, until, gauges)
+        else:
+            leap = overlapped_leap(now, host, device, until, gauges, pending)
+        if len(leap) < 2:
+            return None
+        self.device.catch_up(int(leap.end[-1]), int((leap.end - leap.start).sum()))
+        if pending is not None:
+            last = batch.later(len(leap))
+            costs = (host.receive, host.schedule, host.prepare, host.launch)
+            times = int(leap.launch[-1]), int(leap.start[-1]), int(leap.end[-1])
+            self._pending = Ticket(last, self._model.result(last), gauges, costs, *times)
+            leap = replace(leap, ticket=self._pending)
+        return leap
 
     def _until_woken(self, until: int | None) -> int | None:
         """How long to sleep, in nanoseconds; None if nothing will ever come in."""
@@ -253,7 +318,9 @@ class World:
         self._recorder.launched(batch, now)
         result = self._model.result(batch)
         self._recorder.decided(batch, now, result)
-        return Ticket(batch, result, self.scheduler.gauges(), host, now, start, end)
+        gauges = self.scheduler.gauges()
+        self._pending = Ticket(batch, result, gauges, host, now, start, end)
+        return self._pending
 
     def _collect(self, ticket: Ticket) -> StepResult:
         ticket.collect_host = self._host.collect_ns(ticket.batch.items)
@@ -264,6 +331,11 @@ class World:
 
     def _report(self, events: Events) -> bool:
         """Let clients notice; returns whether any request ended."""
+        if events.repeated is not None:
+            assert self._leap is not None
+            self._recorder.leapt(self._leap, events.repeated)
+            self._leap = None
+            return False
         if events.batch is not None:
             self._debt += self._host.commit_ns(events.batch.items, len(events.ended))
         now = self.now + self._debt

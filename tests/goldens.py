@@ -28,7 +28,7 @@ from policies.batch import Batch, Events, Inbox, Mode, StepResult
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
 from policies.config import PolicyConfig
-from policies.effects import Collect, Launch, Receive, Report, Sleep
+from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report, Sleep
 from policies.kv.memory import KVMemory
 from policies.kv.pool import CountingPool, IndexedPool
 from policies.loops import LOOPS
@@ -158,6 +158,8 @@ class GoldenWorld:
                     answer = self._emit(batch)
                 case Report(events):
                     self._note(events)
+                case Repeat():
+                    answer = NOT_REPEATED
                 case Sleep():
                     yield from self._finished_record()
                     if not self.arrivals:

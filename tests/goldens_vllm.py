@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.batch import Batch, Events, Inbox, Mode, StepResult
 from policies.config import PolicyConfig
-from policies.effects import Collect, Launch, Receive, Report, Sleep
+from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report, Sleep
 from policies.loops import LOOPS
 from policies.request import FinishReason, Request
 from policies.scheduler import Scheduler
@@ -118,6 +118,8 @@ class VLLMWorld:
                     answer = self._emit(batch)
                 case Report(events):
                     self._note(events)
+                case Repeat():
+                    answer = NOT_REPEATED
                 case Sleep():
                     yield from self._finished_record()
                     if not self.arrivals:

@@ -1,4 +1,4 @@
-"""What a workload holds: its rate, burstiness and lengths, and how much of it a cache could reuse.
+"""What a workload holds: its rate, burstiness and lengths, its sessions, and what a cache could save.
 
 Prefix sharing is counted in blocks, without a model or a scheduler: requests come one at a time,
 each enters the cache whole the moment it arrives, and outputs are not cached. So the endless
@@ -8,22 +8,21 @@ are what that many blocks would save of them.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from traces.tokens import BlockTokens
+from traces.prefixes import own_block_size, prompt_blocks
+from traces.reuse import reuse
+from traces.sessions import waits_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
 
-    from traces.tokens import Tokens
-    from traces.workload import TraceRequest, Workload
+    from traces.reuse import Reuse
+    from traces.workload import Workload
 
 LRU_BLOCKS = (1_000, 3_000, 10_000, 30_000, 100_000)
 _WINDOWS_S = (1, 10, 60)
@@ -31,14 +30,14 @@ _NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class LengthSummary:
-    """Lengths in tokens; percentiles interpolate linearly."""
+class Summary:
+    """Lengths in tokens, counts, or seconds; percentiles interpolate linearly."""
 
     mean: float
     p50: float
     p90: float
     p99: float
-    max: int
+    max: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,9 @@ class TraceSummary:
         input: prompt lengths.
         output: output lengths.
         spearman_in_out: rank correlation of the two.
+        sessions: how many there are.
+        session_requests: requests of a session.
+        wait_s: seconds that requests wait after the answers they depend on.
         block_size: tokens per block of the figures that follow.
         unique_blocks: different blocks, the last, partial one of a prompt counted.
         block_references: blocks of all prompts.
@@ -74,9 +76,12 @@ class TraceSummary:
     rate_per_s: float | None
     interarrival_cv: float | None
     dispersion: dict[int, float | None]
-    input: LengthSummary
-    output: LengthSummary
+    input: Summary
+    output: Summary
     spearman_in_out: float | None
+    sessions: int
+    session_requests: Summary | None
+    wait_s: Summary | None
     block_size: int
     unique_blocks: int
     block_references: int
@@ -95,12 +100,15 @@ class TraceSummary:
         return values
 
     def table(self) -> list[tuple[str, str]]:
-        """Label and value of each row to print."""
+        """Label and value of each row to print; the rows are the same for every trace."""
 
-        def lengths(one: LengthSummary) -> str:
+        def spread(one: Summary | None, unit: str = "") -> str:
+            if one is None:
+                return "-"
             shown = (one.mean, one.p50, one.p90, one.p99, one.max)
-            return " / ".join(f"{value:,.0f}" for value in shown)
+            return (" / ".join(f"{value:,.0f}" for value in shown) + f" {unit}").rstrip()
 
+        spreads = "mean / p50 / p90 / p99 / max"
         return [
             ("requests", f"{self.requests:,}"),
             ("span", f"{self.span_s:,.1f} s"),
@@ -110,11 +118,14 @@ class TraceSummary:
                 (f"count dispersion at {window} s", _number(value))
                 for window, value in self.dispersion.items()
             ),
-            ("input mean / p50 / p90 / p99 / max", f"{lengths(self.input)} tokens"),
-            ("output mean / p50 / p90 / p99 / max", f"{lengths(self.output)} tokens"),
+            (f"input {spreads}", spread(self.input, "tokens")),
+            (f"output {spreads}", spread(self.output, "tokens")),
             ("Spearman input-output", _number(self.spearman_in_out)),
             ("input tokens", f"{self.input_tokens:,}"),
             ("output tokens", f"{self.output_tokens:,}"),
+            ("sessions", f"{self.sessions:,}" if self.sessions else "-"),
+            (f"requests of a session {spreads}", spread(self.session_requests)),
+            (f"wait after an answer {spreads}", spread(self.wait_s, "s")),
             (
                 f"unique / all blocks of {self.block_size}",
                 f"{self.unique_blocks:,} / {self.block_references:,}",
@@ -129,127 +140,105 @@ class TraceSummary:
         ]
 
 
-def inspect(workload: Workload, *, block_size: int = 512) -> TraceSummary:
-    """Summarises a workload; prefix sharing in blocks of `block_size` tokens.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A workload as numbers, one per request, session or wait.
+
+    Attributes:
+        name: of the workload.
+        arrivals: ns; int64, shape (requests,).
+        inputs: tokens; int64, shape (requests,).
+        outputs: tokens; int64, shape (requests,).
+        session_requests: requests of each session; int64, shape (sessions,).
+        waits_s: seconds after the answers that a request depends on; float64, shape (requests that
+            do,).
+        reuse: what caches would find.
+    """
+
+    name: str
+    arrivals: NDArray[np.int64]
+    inputs: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    session_requests: NDArray[np.int64]
+    waits_s: NDArray[np.float64]
+    reuse: Reuse
+
+    @property
+    def gaps_s(self) -> NDArray[np.float64]:
+        """Seconds between arrivals."""
+        return np.diff(self.arrivals) / _NS_PER_S
+
+    def summary(self) -> TraceSummary:
+        """The figures to print."""
+        span_s = int(self.arrivals[-1] - self.arrivals[0]) / _NS_PER_S
+        found, uses = self.reuse, self.reuse.uses
+        return TraceSummary(
+            name=self.name,
+            requests=len(self.arrivals),
+            span_s=span_s,
+            rate_per_s=len(self.arrivals) / span_s if span_s else None,
+            interarrival_cv=_interarrival_cv(self.arrivals),
+            dispersion={window: _dispersion(self.arrivals, window) for window in _WINDOWS_S},
+            input=_summary(self.inputs),
+            output=_summary(self.outputs),
+            spearman_in_out=_spearman(self.inputs, self.outputs),
+            sessions=len(self.session_requests),
+            session_requests=_summary(self.session_requests)
+            if len(self.session_requests)
+            else None,
+            wait_s=_summary(self.waits_s) if len(self.waits_s) else None,
+            block_size=found.block_size,
+            unique_blocks=len(uses),
+            block_references=int(uses.sum()),
+            used_once=float((uses == 1).mean()),
+            with_hit=float((found.hits() > 0).mean()),
+            input_tokens=int(self.inputs.sum()),
+            output_tokens=int(self.outputs.sum()),
+            endless_hit_ratio=found.hit_ratio(),
+            lru_hit_ratio={size: found.hit_ratio(size) for size in LRU_BLOCKS},
+        )
+
+
+def inspect(workload: Workload, *, block_size: int | None = None) -> TraceSummary:
+    """Summarises a workload.
+
+    Args:
+        workload: at least one request.
+        block_size: tokens per block in which prefix sharing is counted; by default those of the
+            prefix hashes that name the prompts, or 512.
 
     Raises:
         ValueError: a workload without requests, or a block size below 1.
     """
-    if not len(workload):
+    return measure(workload, block_size=block_size).summary()
+
+
+def measure(workload: Workload, *, block_size: int | None = None) -> Measured:
+    """A workload as numbers; takes and raises what `inspect` does."""
+    requests = workload.requests
+    if not requests:
         raise ValueError(f"workload {workload.name!r} has no requests to inspect")
+    if block_size is None:
+        block_size = own_block_size(requests)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1 token, got {block_size}")
-    requests = workload.requests
     inputs = np.array([len(request.prompt) for request in requests], dtype=np.int64)
-    outputs = np.array([len(request.output) for request in requests], dtype=np.int64)
-    arrivals = np.array([request.arrival_ns for request in requests], dtype=np.int64)
-    span_s = workload.duration_ns / _NS_PER_S
-    prompts = prompt_blocks(requests, block_size)
-    uses = Counter(block for blocks in prompts for block in blocks)
-    seen: set[int] = set()
-    hits = np.array([_look_up_endless(blocks, seen) for blocks in prompts], dtype=np.int64)
-
-    def hit_ratio(blocks_hit: NDArray[np.int64]) -> float:
-        return int(np.minimum(blocks_hit * block_size, inputs).sum()) / int(inputs.sum())
-
-    return TraceSummary(
+    sessions = Counter(request.session for request in requests if request.session is not None)
+    waits = [request.delay_ns for request in requests if waits_for(request)]
+    return Measured(
         name=workload.name,
-        requests=len(requests),
-        span_s=span_s,
-        rate_per_s=len(requests) / span_s if span_s else None,
-        interarrival_cv=_interarrival_cv(arrivals),
-        dispersion={window: _dispersion(arrivals, window) for window in _WINDOWS_S},
-        input=_lengths(inputs),
-        output=_lengths(outputs),
-        spearman_in_out=_spearman(inputs, outputs),
-        block_size=block_size,
-        unique_blocks=len(uses),
-        block_references=uses.total(),
-        used_once=sum(1 for count in uses.values() if count == 1) / len(uses),
-        with_hit=float((hits > 0).mean()),
-        input_tokens=int(inputs.sum()),
-        output_tokens=int(outputs.sum()),
-        endless_hit_ratio=hit_ratio(hits),
-        lru_hit_ratio={size: hit_ratio(lru_hits(prompts, size)) for size in LRU_BLOCKS},
+        arrivals=np.array([request.arrival_ns for request in requests], dtype=np.int64),
+        inputs=inputs,
+        outputs=np.array([len(request.output) for request in requests], dtype=np.int64),
+        session_requests=np.array([*sessions.values()], dtype=np.int64),
+        waits_s=np.array(waits, dtype=np.int64) / _NS_PER_S,
+        reuse=reuse(prompt_blocks(requests, block_size), inputs, block_size),
     )
 
 
-def prompt_blocks(requests: Sequence[TraceRequest], block_size: int) -> list[list[int]]:
-    """The blocks of each prompt as small integers: equal where the prefixes up to them are equal.
-
-    Where prompts are named by prefix hashes of that block size, the hashes say which blocks are
-    equal; any others are compared by their token ids. Prompts of different cache namespaces share
-    nothing. The last, partial block is one too.
-    """
-    by_hash = all(
-        isinstance(request.prompt, BlockTokens) and request.prompt.block_size == block_size
-        for request in requests
-    )
-    names: Callable[[Tokens], Sequence[int | bytes]]
-    names = _hash_names if by_hash else lambda tokens: _content_names(tokens, block_size)
-    # A block is its parent and its own name, so that sharing is of whole prefixes.
-    known: dict[tuple[object, object], int] = {}
-    prompts: list[list[int]] = []
-    for request in requests:
-        parent: object = (request.extra_key, request.lora_id)
-        blocks: list[int] = []
-        for name in names(request.prompt):
-            parent = known.setdefault((parent, name), len(known))
-            blocks.append(parent)
-        prompts.append(blocks)
-    return prompts
-
-
-def lru_hits(prompts: Sequence[Sequence[int]], capacity: int) -> NDArray[np.int64]:
-    """Leading blocks found, per prompt, by an LRU cache of `capacity` blocks.
-
-    A prompt enters the cache whole when it arrives, and its blocks are touched from the last to the
-    first, so that leaves leave before the roots they hang on.
-    """
-    cache: OrderedDict[int, None] = OrderedDict()
-    found = np.zeros(len(prompts), dtype=np.int64)
-    for row, blocks in enumerate(prompts):
-        hits = 0
-        for block in blocks:
-            if block not in cache:
-                break
-            hits += 1
-        found[row] = hits
-        for block in reversed(blocks):
-            cache[block] = None
-            cache.move_to_end(block)
-        while len(cache) > capacity:
-            cache.popitem(last=False)
-    return found
-
-
-def _look_up_endless(blocks: Sequence[int], seen: set[int]) -> int:
-    hits = 0
-    for block in blocks:
-        if block not in seen:
-            break
-        hits += 1
-    seen.update(blocks)
-    return hits
-
-
-def _hash_names(tokens: Tokens) -> Sequence[int | bytes]:
-    names: list[int | bytes] = cast("BlockTokens", tokens).hash_ids.tolist()
-    return names
-
-
-def _content_names(tokens: Tokens, block_size: int) -> Sequence[int | bytes]:
-    content = tokens.array().tobytes()
-    step = block_size * 4
-    return [
-        blake2b(content[start : start + step], digest_size=16).digest()
-        for start in range(0, len(content), step)
-    ]
-
-
-def _lengths(values: NDArray[np.int64]) -> LengthSummary:
+def _summary(values: NDArray[np.int64] | NDArray[np.float64]) -> Summary:
     p50, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
-    return LengthSummary(float(values.mean()), p50, p90, p99, int(values.max()))
+    return Summary(float(values.mean()), p50, p90, p99, values.max().item())
 
 
 def _interarrival_cv(arrivals: NDArray[np.int64]) -> float | None:

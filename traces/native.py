@@ -2,20 +2,17 @@
 
 The first line is a header, `{"schema": "schedtwin.trace", "version": 1, "name": "", "meta": {}}`;
 each line after it is a request with the fields of `TraceRequest`, those at their default left out.
-A token sequence is written as what it is held as: a list of ids, or
-`{"hash_ids": [...], "block_size": 512, "length": n}`, or `{"key": k, "length": n}`.
+A token sequence is written as what it is held as: a list of ids,
+`{"hash_ids": [...], "block_size": 512, "length": n}`, `{"key": k, "length": n}`, or
+`{"parts": [...]}`, such sequences one after another.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-from contextlib import contextmanager
 from dataclasses import fields
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 from traces.errors import RowError, shown
 from traces.readers.fields import (
@@ -26,22 +23,26 @@ from traces.readers.fields import (
     json_row,
     length,
     required,
+    row_keys,
     string,
 )
-from traces.readers.formats import ReadOptions, TraceContent
+from traces.readers.formats import Facts, ReadOptions, TraceContent
 from traces.tokens import (
     MAX_LENGTH,
     VOCAB_SIZE,
     BlockTokens,
     ExplicitTokens,
+    JoinedTokens,
     SyntheticTokens,
     Tokens,
 )
 from traces.workload import TraceRequest
+from traces.writers.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from traces.generate.stream import RequestStream
     from traces.readers.lines import TraceLines
     from traces.workload import Workload
 
@@ -50,15 +51,17 @@ VERSION = 1
 _HEADER_FIELDS = frozenset({"schema", "version", "name", "meta"})
 _REQUEST_FIELDS = frozenset(field.name for field in fields(TraceRequest))
 _TEXT_FIELDS = ("tenant", "session", "extra_key", "routing_key", "lora_id")
-_DESCRIPTION = 'a list of ids, {"hash_ids", "block_size", "length"} or {"key", "length"}'
+_DESCRIPTION = 'a list of ids, {"hash_ids", "block_size", "length"}, {"key", "length"} or {"parts"}'
 
 
-def write_native(workload: Workload, path: str | Path) -> None:
+def write_native(workload: Workload | RequestStream, path: str | Path) -> None:
     """Writes a workload so that `read_trace` gives back its name, meta and requests.
 
-    The file appears whole or not at all; it is gzipped if the path ends in `.gz`. The same workload
-    gives the same bytes before compression. Reading back, the workload's meta stands under
-    `origin`, beside what is known of the file itself.
+    Requests are written one by one, so a stream of any length needs no memory.
+
+    The file appears whole or not at all; it is compressed if the path ends in `.gz` or `.zst`. The
+    same workload gives the same bytes. Reading back, the workload's meta stands under `origin`,
+    beside what is known of the file itself.
 
     Raises:
         OSError: the file cannot be written.
@@ -70,7 +73,7 @@ def write_native(workload: Workload, path: str | Path) -> None:
         "name": workload.name,
         "meta": dict(workload.meta),
     }
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as file:
         file.write(_line(header, "meta"))
         for request in workload:
             file.write(_line(_request_row(request), f"request {request.id!r}"))
@@ -81,14 +84,14 @@ class NativeFormat:
 
     name = "native"
     described = f'JSONL whose first line is {{"schema": "{SCHEMA}", "version": {VERSION}, ...}}'
+    facts = Facts(unit="ns", blocks="as written", sessions="all a session can be")
 
     def recognises(self, line: str) -> bool:
         """Whether a line is a header, or an object with the fields of a request."""
-        try:
-            row = json_row(line)
-        except RowError:
-            return False
-        return row.get("schema") == SCHEMA or {"id", "arrival_ns", "prompt"} <= row.keys()
+        keys = row_keys(line)
+        if {"schema", "version"} <= keys:
+            return json_row(line)["schema"] == SCHEMA
+        return {"id", "arrival_ns", "prompt"} <= keys
 
     def read(
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
@@ -100,17 +103,18 @@ class NativeFormat:
         except RowError as error:
             raise source.at(number, line, error) from None
         clock = Clock("arrival_ns")
-        seen: set[str] = set()
+        seen: dict[str, str | None] = {}
 
         def parse(line: str) -> TraceRequest:
             request = _parse_request(json_row(line))
             if request.id in seen:
                 raise RowError(f"{request.id!r} a second time", "unique ids", field="id")
             clock.check(request.arrival_ns, request.arrival_ns)
-            seen.add(request.id)
+            _check_waits(request, seen)
+            seen[request.id] = request.session
             return request
 
-        rows = islice(source.rows(lines, parse), options.limit)
+        rows = source.rows(lines, parse, options.limit)
         return TraceContent([request for _, request in rows], {"origin": meta}, name)
 
 
@@ -133,10 +137,14 @@ def _request_row(request: TraceRequest) -> Row:
         row["max_new_tokens"] = request.max_new_tokens
     if not request.ignore_eos:
         row["ignore_eos"] = False
-    for name in ("priority", *_TEXT_FIELDS, "abort_ns"):
+    for name in ("priority", *_TEXT_FIELDS, "abort_ns", "spawned_by", "turn"):
         value = getattr(request, name)
         if value is not None:
             row[name] = value
+    if request.depends_on:
+        row["depends_on"] = list(request.depends_on)
+    if request.delay_ns:
+        row["delay_ns"] = request.delay_ns
     if request.sampling is not None:
         row["sampling"] = dict(request.sampling)
     return row
@@ -153,6 +161,8 @@ def _described(tokens: Tokens) -> Row | list[int]:
             }
         case SyntheticTokens():
             row = {"key": tokens.key, "length": tokens.length}
+        case JoinedTokens():
+            return {"parts": [_described(part) for part in tokens.parts]}
         case _:  # of any other kind only the ids are known
             return cast("list[int]", tokens.array().tolist())
     if tokens.vocab_size != VOCAB_SIZE:
@@ -186,7 +196,8 @@ def _parse_request(row: Row) -> TraceRequest:
     if sampling is not None and not isinstance(sampling, dict):
         raise RowError(shown(sampling), "a JSON object", field="sampling")
     arrival = integer(required(row, "arrival_ns", "nanoseconds"), "arrival_ns")
-    abort, priority = row.get("abort_ns"), row.get("priority")
+    abort, priority, turn = row.get("abort_ns"), row.get("priority"), row.get("turn")
+    spawned = row.get("spawned_by")
     texts: dict[str, str | None] = {
         # an empty name is kept: it is what the workload said
         name: None if row.get(name) is None else _text(row[name], name)
@@ -202,6 +213,10 @@ def _parse_request(row: Row) -> TraceRequest:
         priority=None if priority is None else integer(priority, "priority", low=-(2**63)),
         sampling=sampling,
         abort_ns=None if abort is None else integer(abort, "abort_ns", low=arrival),
+        depends_on=_parse_waits(row.get("depends_on", [])),
+        delay_ns=integer(row.get("delay_ns", 0), "delay_ns"),
+        spawned_by=None if spawned is None else string(spawned, "spawned_by"),
+        turn=None if turn is None else integer(turn, "turn"),
         **texts,
     )
 
@@ -213,6 +228,15 @@ def _parse_tokens(value: object, field: str) -> Tokens:
         return ExplicitTokens(integers(value, field, high=MAX_LENGTH))
     if not isinstance(value, dict):
         raise RowError(shown(value), _DESCRIPTION, field=field)
+    if value.keys() == {"parts"}:
+        parts = value["parts"]
+        if not isinstance(parts, list) or not parts:
+            raise RowError(shown(parts), "a list of token sequences", field=f"{field}.parts")
+        if any(isinstance(part, dict) and "parts" in part for part in parts):
+            raise RowError(
+                "parts within parts", "sequences that are no parts", field=f"{field}.parts"
+            )
+        return JoinedTokens([_parse_tokens(part, f"{field}.parts") for part in parts])
     tokens = length(value.get("length"), f"{field}.length")
     vocab = length(value.get("vocab_size", VOCAB_SIZE), f"{field}.vocab_size")
     known = value.keys() - {"length", "vocab_size"}
@@ -230,6 +254,30 @@ def _parse_tokens(value: object, field: str) -> Tokens:
     raise RowError(f"the keys {', '.join(map(repr, value))}", _DESCRIPTION, field=field)
 
 
+def _parse_waits(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise RowError(shown(value), "a list of request ids", field="depends_on")
+    return tuple(string(name, "depends_on") for name in value)
+
+
+def _check_waits(request: TraceRequest, seen: dict[str, str | None]) -> None:
+    for field, names in (
+        ("depends_on", request.depends_on),
+        ("spawned_by", () if request.spawned_by is None else (request.spawned_by,)),
+    ):
+        for name in names:
+            if name not in seen:
+                raise RowError(shown(name), "the id of a request on a line before", field=field)
+            if request.session is None or seen[name] != request.session:
+                raise RowError(
+                    f"{shown(name)} of session {shown(seen[name])}",
+                    f"a request of session {shown(request.session)}",
+                    field=field,
+                )
+        if len(set(names)) < len(names):
+            raise RowError("a request twice", "each request once", field=field)
+
+
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise RowError(shown(value), "a string", field=field)
@@ -242,20 +290,3 @@ def _refuse_unknown(row: Row, known: frozenset[str]) -> None:
             raise RowError(
                 "a field of that name", f"one of {', '.join(sorted(known))}", field=field
             )
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            if path.suffix == ".gz":
-                # no name and no time in the archive: the same content, the same bytes
-                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped:
-                    yield cast("BinaryIO", zipped)
-            else:
-                yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

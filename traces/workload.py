@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
+from traces.sessions import check_sessions
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -84,6 +86,10 @@ class TraceRequest:
             self._refuse("max_new_tokens", self.max_new_tokens, "1 or more")
         if self.abort_ns is not None and self.abort_ns < self.arrival_ns:
             self._refuse("abort_ns", self.abort_ns, f"the arrival ({self.arrival_ns}) or later")
+        if self.delay_ns < 0:
+            self._refuse("delay_ns", self.delay_ns, "0 or more")
+        if self.turn is not None and self.turn < 0:
+            self._refuse("turn", self.turn, "0 or more")
 
     def _refuse(self, name: str, found: object, expected: str) -> None:
         raise ValueError(f"request {self.id!r}: {name} is {found}; expected {expected}")
@@ -100,7 +106,8 @@ class Workload:
             made in reading.
 
     Raises:
-        ValueError: requests out of order, or two with one id.
+        ValueError: requests out of order, two with one id, or one that waits for another that does
+            not stand before it in its session.
     """
 
     name: str
@@ -120,6 +127,7 @@ class Workload:
             raise ValueError(
                 f"workload {self.name!r}: two requests are called {twice!r}; expected unique ids"
             )
+        check_sessions(self.requests)
 
     def __len__(self) -> int:
         return len(self.requests)

@@ -30,10 +30,15 @@ COMMANDS: Mapping[str, Entry] = {
         "twin.simulate:simulate", "Replay a trace or a generated workload in virtual time."
     ),
     "compare": Entry("twin.compare:compare", "Lay runs side by side: table, intervals, plots."),
+    "plot": Entry("twin.plot:plot", "Draw runs: latency, throughput, queues, KV, tenants."),
+    "timeline": Entry("twin.timeline:timeline", "Draw a run as a timeline for ui.perfetto.dev."),
     "ab": Entry("twin.ab:ab", "Simulate one workload under several policies, and compare."),
     "trace": Entry("twin.trace:trace", "Inspect and generate workloads."),
     "policies": Entry("twin.listing:policies", "List the policies that a config may name."),
     "config": Entry("twin.listing:config", "Print the whole config, every key with its value."),
+    "export": Entry(
+        "twin.export:export", "Print the command that serves with a policy on SGLang or vLLM."
+    ),
     "models": Entry("twin.listing:models", "List the model shapes that are bundled."),
     "devices": Entry("twin.listing:devices", "List the GPU datasheets that are bundled."),
     "metrics": Entry("twin.listing:metrics", "List the metrics with their definitions."),

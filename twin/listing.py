@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from twin.options import CONFIG_OPTIONS, PLUGIN_OPTIONS, options, read_config
+from twin.options import (
+    CONFIG_OPTIONS,
+    PLUGIN_OPTIONS,
+    note_departures,
+    options,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +74,7 @@ def _first_line(member: object) -> str:
 @options(*CONFIG_OPTIONS, *PLUGIN_OPTIONS)
 def config(
     config: str | None,
+    preset: str | None,
     settings: tuple[str, ...],
     seed: int | None,
     policy_files: tuple[str, ...],
@@ -77,7 +84,9 @@ def config(
 
     What it prints is what --config takes.
     """
-    click.echo(read_config(config, settings, seed, policy_files, modules).to_yaml(), nl=False)
+    read = read_config(config, preset, settings, seed, policy_files, modules)
+    note_departures(read)
+    click.echo(read.to_yaml(), nl=False)
 
 
 @click.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from policies.engines import NAMES
 from twin.failures import BadInput, bad_input
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 CONFIG_OPTIONS = (
     click.option("--config", metavar="FILE", help="YAML config; see `twin config` for its keys."),
+    click.option(
+        "--preset",
+        type=click.Choice(NAMES),
+        help="Start from an engine's defaults, below the config [config: preset].",
+    ),
     click.option(
         "--set",
         "settings",
@@ -87,6 +93,7 @@ class Given:
     """What was said on the command line about config, policies and workload, as it was said."""
 
     config: str | None
+    preset: str | None
     settings: tuple[str, ...]
     seed: int | None
     policy_files: tuple[str, ...]
@@ -102,7 +109,11 @@ class Given:
     def load_config(self, more: Sequence[str] = ()) -> SimulatorConfig:
         """The config, with the settings and `more` settings over it; policies are imported first."""
         settings = [*self.settings, *more]
-        return read_config(self.config, settings, self.seed, self.policy_files, self.modules)
+        config = read_config(
+            self.config, self.preset, settings, self.seed, self.policy_files, self.modules
+        )
+        note_departures(config)
+        return config
 
     def load_workload(self, seed: int) -> Workload:
         """The workload; bad rows that were left out are counted on stderr.
@@ -157,6 +168,7 @@ def takes_given(command: Callable[..., None]) -> Callable[..., None]:
 
 def read_config(
     file: str | None,
+    preset: str | None,
     settings: Sequence[str],
     seed: int | None,
     policy_files: Sequence[str],
@@ -173,9 +185,22 @@ def read_config(
     from twin.plugins import load_plugins
 
     load_plugins(policy_files, modules)
+    if preset is not None:
+        settings = [f"preset={preset}", *settings]
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
     return load_config(SimulatorConfig, file, settings)
+
+
+def note_departures(config: SimulatorConfig) -> None:
+    """Say on stderr what the preset's engine could not do of a config, once in a call of `twin`."""
+    from policies.engines.base import departures
+
+    noted: set[str] = click.get_current_context().meta.setdefault(f"{__name__}.noted", set())
+    for departure in departures(config):
+        if departure not in noted:
+            noted.add(departure)
+            click.echo(f"beyond {config.preset}: {departure}", err=True)
 
 
 def read_workload(

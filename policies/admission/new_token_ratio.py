@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy.typing as npt
 
     from policies.request import Request
 
@@ -42,6 +46,17 @@ class NewTokenRatio:
     def decay(self) -> None:
         """A decode step had memory enough."""
         self.value = max(self.value - self._decay, self.minimum)
+
+    def decay_by(self, steps: int) -> npt.NDArray[np.float64]:
+        """So many decode steps had memory enough; returns the ratio after each, shape (steps,)."""
+        ratios = np.empty(steps)
+        for i in range(steps):  # one by one: rounding depends on the order
+            if self.value == self.minimum:
+                ratios[i:] = self.value
+                break
+            self.decay()
+            ratios[i] = self.value
+        return ratios
 
     def reset(self) -> None:
         """The scheduler is idle."""

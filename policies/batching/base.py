@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from policies.batch import Batch
+    from policies.batch import Batch, Repetition
     from policies.config import PolicyConfig
     from policies.kv.base import Memory
     from policies.kv.pool import KVPool
@@ -59,6 +59,27 @@ class Batching(Protocol):
     def next_batch(self, s: Scheduler) -> Batch | None:
         """The next step, or None if there is nothing to compute this time."""
         ...
+
+    def repeatable(self, s: Scheduler, at_most: int) -> int:  # noqa: ARG002
+        """How many rounds of the running batch could follow with nothing else to plan or to decide.
+
+        A strategy that decides in every step says 0, and is asked for each.
+
+        Args:
+            s: the scheduler; its last batch decoded all that runs.
+            at_most: no more than that, at least 1.
+        """
+        return 0
+
+    def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
+        """Make the changes of so many rounds, which `repeatable` allowed, at once.
+
+        Args:
+            s: the scheduler.
+            batch: the batch launched in the last of them.
+            rounds: how many.
+        """
+        raise NotImplementedError
 
     def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
         """Accept a batch's sampled tokens and end the requests that end with them.

@@ -11,56 +11,28 @@ prompt is being computed, or blocks or budget run out, are running requests gone
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import ContextIntake
-from policies.batch import Batch, Mode, PrefillItem
+from policies.batch import Batch, Mode, PrefillItem, Repetition
 from policies.batching.base import Batching
+from policies.batching.step import Step
 from policies.kv.block_memory import BlockMemory
 from policies.orders.fcfs import FCFS
 from policies.registry import BATCHINGS
 from policies.request import FinishReason, State
 
 if TYPE_CHECKING:
-    from policies.batch import DecodeRows
     from policies.config import PolicyConfig
     from policies.kv.pool import KVPool
     from policies.request import Request
     from policies.scheduler import Scheduler
 
 
-class _Step:
-    """What one step hands out.
-
-    Attributes:
-        budget: tokens left to hand out.
-        threshold: most tokens one request gets; 0 for no limit.
-        granted: tokens by request, in batch order, as far as they were handed out one by one.
-        registered: how many blocks of such a request could be found before.
-        preempted: whether a request was preempted in this step.
-        rows: the decode round, if anyone decodes.
-    """
-
-    __slots__ = ("budget", "granted", "preempted", "registered", "rows", "threshold")
-
-    def __init__(self, budget: int, threshold: int) -> None:
-        self.budget = budget
-        self.threshold = threshold
-        self.granted: dict[Request, int] = {}
-        self.registered: dict[Request, int] = {}
-        self.preempted = False
-        self.rows: DecodeRows | None = None
-
-    def share(self, behind: int) -> int:
-        """What a request that is `behind` tokens behind may get of them, budget apart."""
-        return min(behind, self.threshold) if self.threshold else behind
-
-    def grant(self, memory: BlockMemory, request: Request, tokens: int) -> None:
-        """Hand out tokens whose blocks are there."""
-        self.registered[request] = request.registered
-        memory.register(request, min(request.kv_len + tokens, request.seq_len))
-        self.granted[request] = tokens
-        self.budget -= tokens
+_MOST = 65_536  # rounds gone through at once, at most
 
 
 @BATCHINGS.register("decode-first")
@@ -68,7 +40,7 @@ class DecodeFirst(Batching):
     """See the module and `Batching`. Options are named as vLLM's.
 
     Args:
-        max_num_batched_tokens: tokens a step.
+        max_num_batched_tokens: tokens a step; auto goes by the device, as in vLLM.
         max_num_active_seqs: requests that may run at once, if less than `max_running_requests`.
         long_prefill_token_threshold: most tokens one request gets in a step; 0 for no limit. It does not
             hold for a request that is alone.
@@ -83,7 +55,7 @@ class DecodeFirst(Batching):
     def __init__(
         self,
         *,
-        max_num_batched_tokens: int = 8192,
+        max_num_batched_tokens: int | Literal["auto"] = "auto",
         max_num_active_seqs: int | None = None,
         long_prefill_token_threshold: int = 0,
         long_prefill_token_threshold_adaptive: bool = False,
@@ -96,11 +68,11 @@ class DecodeFirst(Batching):
             ("max_num_active_seqs", max_num_active_seqs, 1),
             ("long_prefill_token_threshold", long_prefill_token_threshold, 0),
         ):
-            if value is not None and value < least:
+            if isinstance(value, int) and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
         if not 0 <= watermark < 1:
             raise ValueError(f"watermark is {watermark}; it must be at least 0 and below 1")
-        self.max_tokens = max_num_batched_tokens
+        self.max_num_batched_tokens = max_num_batched_tokens
         self.max_active = max_num_active_seqs
         self.threshold = long_prefill_token_threshold
         self.adaptive = long_prefill_token_threshold_adaptive
@@ -112,14 +84,19 @@ class DecodeFirst(Batching):
         self._unannounced: list[Request] = []
         self._prefilling: dict[Request, None] = {}  # active, not yet decoding
         self._joining: list[Request] = []  # their prefill ended in the last step
-        self._sitting_out: dict[
-            Request, None
-        ] = {}  # decoding, but without a token in the last step
+        self._sitting_out: dict[Request, None] = {}  # decode, but got no token in the last step
         self._rested: list[Request] = []  # back from sitting out, in this step
         self._admissions = 0
         self._rank: dict[Request, int] = {}  # by admission: the order within a batch
 
     # -- what it is built with ----------------------------------------------------------------
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens a step."""
+        if self.max_num_batched_tokens == "auto":
+            raise TypeError("max_num_batched_tokens is 'auto'; the world must put in a number")
+        return self.max_num_batched_tokens
 
     def make_memory(
         self, config: PolicyConfig, capacity: int, rows: int, pool: KVPool | None
@@ -139,9 +116,10 @@ class DecodeFirst(Batching):
                 f"context_limit {limit} is above the {capacity} tokens that the KV pool holds: a "
                 "request that grew so long could never go on; lower it, or enlarge the pool"
             )
-        if not self.chunked and self.max_tokens < limit:
+        tokens = self.max_tokens
+        if not self.chunked and tokens < limit:
             raise ValueError(
-                f"without chunked prefill max_num_batched_tokens ({self.max_tokens}) must be at "
+                f"without chunked prefill max_num_batched_tokens ({tokens}) must be at "
                 f"least the context limit ({limit}), or longer prompts could never be admitted"
             )
         return ContextIntake(limit)
@@ -154,7 +132,7 @@ class DecodeFirst(Batching):
         if not s.live and not self.announced:
             return None
         self._take_back(s)
-        step = _Step(self.max_tokens, self._threshold(s))
+        step = Step(self.max_tokens, self._threshold(s))
         s.running.leave_finishing()
         if self._prefilling or not self._grant_round(s, step):
             self._grant_one_by_one(s, step)
@@ -187,7 +165,7 @@ class DecodeFirst(Batching):
             return 0
         return max(self.threshold, self.max_tokens // requests) if self.adaptive else self.threshold
 
-    def _grant_round(self, s: Scheduler, step: _Step) -> bool:
+    def _grant_round(self, s: Scheduler, step: Step) -> bool:
         """The common case: all that runs decodes, and there is room for everyone."""
         if len(s.running) > step.budget or not self.kv.round_fits(s.running):
             return False
@@ -199,7 +177,7 @@ class DecodeFirst(Batching):
                 self.kv.register(request, request.seq_len)
         return True
 
-    def _grant_one_by_one(self, s: Scheduler, step: _Step) -> None:
+    def _grant_one_by_one(self, s: Scheduler, step: Step) -> None:
         """Hand out tokens to running requests in order, preempting where blocks run out."""
         decoding = set(s.running)
         order = list(self.active)
@@ -240,7 +218,7 @@ class DecodeFirst(Batching):
             return order[-1]
         return max(order, key=lambda r: (s.priorities.rank(r), r.arrival_ns))
 
-    def _preempt(self, s: Scheduler, victim: Request, step: _Step) -> None:
+    def _preempt(self, s: Scheduler, victim: Request, step: Step) -> None:
         """Take everything from a running request; it waits again, ahead of the others."""
         step.preempted = True
         step.budget += step.granted.pop(victim, 0)
@@ -251,15 +229,17 @@ class DecodeFirst(Batching):
         s.preempted.append(victim)
         s.enqueue(victim, front=True)
 
-    def _admit_waiting(self, s: Scheduler, step: _Step) -> None:
+    def _admit_waiting(self, s: Scheduler, step: Step) -> None:
         """Admit from the head of the queue until the budget is used up or someone does not fit."""
         most = s.max_running if self.max_active is None else min(self.max_active, s.max_running)
         if not s.waiting or step.budget <= 0 or len(self.active) >= most:
             return
         if not (s.priorities.enabled and isinstance(s.order, FCFS)):
             s.arrange_waiting()
-        admitted = 0
-        for request in s.waiting:
+        adapters = AdapterSlots(s.config.max_loras_per_batch, base_takes_slot=False)
+        adapters.hold(step.granted, step.rows.requests if step.rows else ())
+        before = self._admissions
+        for request in adapters.let_through(s.waiting):
             if step.budget <= 0 or len(self.active) >= most:
                 break
             found = self.kv.lookup(request)
@@ -273,10 +253,11 @@ class DecodeFirst(Batching):
             if not self._fits(request, found, hit + tokens):
                 break
             self._admit(step, request, found, tokens)
-            admitted += 1
-        del s.waiting[:admitted]
+            adapters.hold((request,))
+        if self._admissions > before:
+            s.waiting = [request for request in s.waiting if request.state is State.WAITING]
 
-    def _admit(self, step: _Step, request: Request, found: list[int], tokens: int) -> None:
+    def _admit(self, step: Step, request: Request, found: list[int], tokens: int) -> None:
         self.kv.start(request, found)
         self.kv.extend(request, request.kv_len + tokens)
         step.grant(self.kv, request, tokens)
@@ -293,7 +274,7 @@ class DecodeFirst(Batching):
         need = max(self.kv.blocks(wanted) - len(found), 0) + pool.unreferenced(found)
         return need + spare <= pool.free
 
-    def _items(self, step: _Step) -> tuple[PrefillItem, ...]:
+    def _items(self, step: Step) -> tuple[PrefillItem, ...]:
         """The prompts' shares, accounted; those that reach their end decode from the next step on."""
         items = []
         for request, tokens in step.granted.items():
@@ -308,6 +289,31 @@ class DecodeFirst(Batching):
             assert request.row is not None
             items.append(PrefillItem(request, request.row, start, tokens, last, request.epoch))
         return tuple(items)
+
+    # -- many rounds at once ------------------------------------------------------------------
+
+    def repeatable(self, s: Scheduler, at_most: int) -> int:
+        """See `Batching.repeatable`."""
+        if self._prefilling or self._joining or self._sitting_out or self._unannounced:
+            return 0
+        if len(s.running) > self.max_tokens or not self._queue_is_shut(s):
+            return 0
+        fits = np.cumsum(s.running.pages_in(min(at_most, _MOST))) <= self.kv.pool.free
+        return len(fits) if fits.all() else int(fits.argmin())
+
+    def _queue_is_shut(self, s: Scheduler) -> bool:
+        """Whether planning will not look at the queue until someone leaves."""
+        most = s.max_running if self.max_active is None else min(self.max_active, s.max_running)
+        return not s.waiting or len(self.active) >= most or len(s.running) == self.max_tokens
+
+    def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
+        """See `Batching.repeat`. Blocks are handed out and entered in the order of the rounds."""
+        assert batch.decode is not None
+        first = batch.decode.round - rounds + 1
+        known_ahead = 0 if s.overlapped else 1
+        gauges = self.kv.repeat_rounds(batch.decode.cohort, first, rounds, known_ahead=known_ahead)
+        s.running.repeat(rounds)
+        return Repetition(batch, rounds, np.full(rounds, s.ratio.value), *gauges)
 
     # -- results ------------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ class DecodeFirst(Batching):
             for request in [*s.running.due(), *stopped.difference(late)]:
                 reason = s.reason_to_end(request, stop=request in stopped)
                 assert reason is not None
-                ends[request] = reason
+                ends.setdefault(request, reason)  # unless a prompt's first token has just ended it
         self._settle(s, ends)
         return tuple(dropped)
 

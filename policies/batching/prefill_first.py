@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import PoolIntake
 from policies.admission.token_budget import TokenBudget, Verdict
-from policies.batch import Batch, Mode, PrefillItem
+from policies.batch import Batch, Mode, PrefillItem, Repetition
 from policies.batching.base import Batching
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
@@ -190,7 +193,9 @@ class PrefillFirst(Batching):
     def _fill(self, s: Scheduler, budget: TokenBudget) -> list[Request]:
         """Admit waiting requests in queue order while they fit; returns those preempted for it."""
         preempted: list[Request] = []
-        for request in s.waiting:
+        adapters = AdapterSlots(s.config.max_loras_per_batch, base_takes_slot=True)
+        adapters.hold(s.running, budget.admitted)
+        for request in adapters.let_through(s.waiting):
             if budget.verdict() is Verdict.OTHER:
                 break
             held = sum(1 for r in budget.admitted if r.row is not None)
@@ -202,6 +207,7 @@ class PrefillFirst(Batching):
             request.prefix_len = match.length
             budget.may_chunk_another = budget.chunked is None
             verdict = budget.add(request, match)
+            adapters.hold(budget.admitted[-1:])
             if verdict is not Verdict.CONTINUE:
                 if verdict is Verdict.NO_TOKEN:
                     s.running.full = bool(budget.admitted or s.running)
@@ -295,6 +301,38 @@ class PrefillFirst(Batching):
                 s.retracted.append(kept[0])
         for victim in s.retracted:
             s.enqueue(victim)
+
+    # -- many rounds at once ------------------------------------------------------------------
+
+    def repeatable(self, s: Scheduler, at_most: int) -> int:
+        """See `Batching.repeatable`."""
+        if s.chunked is not None or self._decode_only or self._aborting:
+            return 0
+        if not self._queue_is_shut(s):
+            return 0
+        return self.kv.rounds_without_eviction(s.running, at_most)
+
+    def _queue_is_shut(self, s: Scheduler) -> bool:
+        """Whether planning will not look at the queue until someone leaves."""
+        return not s.waiting or (s.running.full and not s.priorities.preemption)
+
+    def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
+        """See `Batching.repeat`."""
+        if s.config.accidents.hrrn_counts_decode:
+            s.processed_tokens += rounds * self._stale_tokens
+        ratios = s.ratio.decay_by(rounds)
+        free = self.kv.repeat_rounds(s.running, rounds)
+        s.running.repeat(rounds)
+        same = np.ones(rounds, dtype=np.int64)
+        return Repetition(
+            batch,
+            rounds,
+            ratios,
+            free,
+            same * self.kv.evictable,
+            same * self.kv.protected,
+            same * self.kv.evicted_tokens,
+        )
 
     # -- results ------------------------------------------------------------------------------
 

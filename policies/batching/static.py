@@ -33,6 +33,10 @@ class StaticBatching(PrefillFirst):
             return None
         return super()._prefill(s)
 
+    def _queue_is_shut(self, s: Scheduler) -> bool:
+        """Whether planning will not look at the queue until someone leaves."""
+        return self._closed or super()._queue_is_shut(s)
+
     def _decode(self, s: Scheduler) -> Batch | None:
         """A decode step; from the first on, nobody joins but whose prompt is computed in part."""
         self._closed = s.chunked is None

@@ -17,7 +17,7 @@ from policies.kv.blocks import BlockPool, chain_hashes, chain_seed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policies.batch import DecodeRows
+    from policies.batch import Cohort, DecodeRows, Int64Array
     from policies.kv.pool import Int32Array
     from policies.request import Request
     from policies.running import RunningBatch
@@ -164,9 +164,70 @@ class BlockMemory:
         full = (places + known_ahead) % size == 0
         for i in np.flatnonzero(starts | full).tolist():
             request, place = rows.requests[i], int(places[i])
-            if starts[i]:
-                request.blocks += self.pool.take(1)
-            self.register(request, place + known_ahead)
+            self.extend_by_round(request, place + known_ahead, starts=bool(starts[i]))
+
+    def repeat_rounds(
+        self, cohort: Cohort, first: int, rounds: int, *, known_ahead: int
+    ) -> Int64Array:
+        """As many rounds as `extend_round` would take, in their order; arguments as for `shares_of`.
+
+        Returns:
+            shape (4, rounds): free, evictable, protected and, in all, evicted tokens as each leaves
+            them.
+        """
+        gauges = np.empty((4, rounds), dtype=np.int64)
+        done = 0
+        for round_, shares in self.shares_of(cohort, first, rounds, known_ahead=known_ahead):
+            gauges[:, done:round_] = self._gauges()
+            done = round_
+            for request, tokens, starts in shares:
+                self.extend_by_round(request, tokens, starts=starts)
+        gauges[:, done:] = self._gauges()
+        return gauges
+
+    def _gauges(self) -> Int64Array:
+        return np.array([[self.free], [self.evictable], [self.protected], [self.evicted_tokens]])
+
+    def shares_of(
+        self, cohort: Cohort, first: int, rounds: int, *, known_ahead: int
+    ) -> list[tuple[int, list[tuple[Request, int, bool]]]]:
+        """What `extend_round` would do in each of many rounds, for those in which it does something.
+
+        Args:
+            cohort: the members.
+            first: number of the first round.
+            rounds: how many.
+            known_ahead: as for `extend_round`.
+
+        Returns:
+            by round, counted from 0: members in order, the tokens of theirs that are known then, and
+            whether the token written starts a block.
+        """
+        size = self.page_size
+        places = cohort.offsets + (first - 1)  # of the token written in the first round
+        events: dict[int, dict[int, bool]] = {}
+        for ahead, starts in ((0, True), (known_ahead, False)):
+            for member, begin in enumerate((-(places + ahead) % size).tolist()):
+                for i in range(begin, rounds, size):
+                    members = events.setdefault(i, {})
+                    members[member] = starts or members.get(member, False)
+        requests, where = cohort.requests, places.tolist()
+        return [
+            (
+                i,
+                [
+                    (requests[m], where[m] + i + known_ahead, new)
+                    for m, new in sorted(members.items())
+                ],
+            )
+            for i, members in sorted(events.items())
+        ]
+
+    def extend_by_round(self, request: Request, tokens: int, *, starts: bool) -> None:
+        """A member's share of a decode round: a block if it starts one, and those that are full."""
+        if starts:
+            request.blocks += self.pool.take(1)
+        self.register(request, tokens)
 
     def pages(self, request: Request) -> Int32Array:
         """The numbers of a request's blocks, int32."""

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from policies.cache.base import NO_MATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
 
     from policies.batch import DecodeRows
     from policies.cache.base import Match, PrefixCache
@@ -134,6 +138,27 @@ class KVMemory:
         rows = running.advance()
         self.pool.extend_round(rows, pages)
         return rows
+
+    def rounds_without_eviction(self, running: RunningBatch, at_most: int) -> int:
+        """Decode rounds for which memory is free, so that nothing is evicted."""
+        if self.pool.indexed:
+            return 0  # page numbers are handed out round by round
+        size, members = self.page_size, len(running)
+        if size == 1:
+            return min(at_most, self.free // members)
+        # each round asks for a page a member, and then takes those that are needed
+        cycles = self.free // (members * size)  # in `size` rounds every member takes one page
+        rounds = min(at_most, (cycles + 1) * size)
+        before = np.cumsum(running.pages_in(rounds)) - running.pages_in(rounds)
+        fits = self.free - before * size >= members * size
+        return rounds if fits.all() else int(fits.argmin())
+
+    def repeat_rounds(self, running: RunningBatch, rounds: int) -> npt.NDArray[np.int64]:
+        """Allocate for so many decode rounds; returns the free tokens after each, shape (rounds,)."""
+        taken = np.cumsum(running.pages_in(rounds))
+        free = self.free - taken * self.page_size
+        self.pool.take_pages(int(taken[-1]))
+        return free
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""

@@ -57,6 +57,10 @@ class KVPool(Protocol):
         """Give the rows of a decode round their next token's page; `pages` of them need a new one."""
         ...
 
+    def take_pages(self, pages: int) -> None:
+        """Take pages for rows whose numbers are not kept; only where pages are counted."""
+        ...
+
     def read(self, row: int, start: int, stop: int) -> Int32Array | None:
         """The pages of a row for tokens [start, stop), both page aligned; None if only counting."""
         ...
@@ -121,6 +125,10 @@ class CountingPool:
             )
             raise OutOfPagesError(msg)
         self._free -= pages
+
+    def take_pages(self, pages: int) -> None:
+        """See `KVPool`."""
+        self._take(pages)
 
     def extend(self, row: int, have: int, want: int) -> None:  # noqa: ARG002 - counts only
         """See `KVPool`."""

@@ -48,3 +48,28 @@ class LatencyModel(Protocol):
         answer on every call and platform.
         """
         ...
+
+    def decode_steps_ns(
+        self, requests: int, kv_tokens: int, steps: int, kv_lens: Callable[[], NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Nanoseconds of consecutive decode steps of the same requests: int64, shape (steps,).
+
+        Exactly what `step_ns` answers for each step, where each request is one token longer than in
+        the step before. This asks it one by one; a model that can answer faster does.
+
+        Args:
+            requests: rows.
+            kv_tokens: KV entries all rows read together in the first step.
+            steps: how many.
+            kv_lens: makes the KV length of each row in the step before the first.
+        """
+        import numpy as np
+
+        def lens(step: int) -> Callable[[], NDArray[np.int64]]:
+            return lambda: kv_lens() + (step + 1)
+
+        shapes = (
+            StepShape((), requests, kv_tokens + i * requests, requests, lens(i))
+            for i in range(steps)
+        )
+        return np.fromiter((self.step_ns(shape) for shape in shapes), np.int64, steps)

@@ -4,15 +4,19 @@ A forward pass is taken as kernels of a few kinds, run one after another. Each k
 its arithmetic or its memory traffic needs at an attainable share of the peak, whichever is longer
 (Williams, Waterman, Patterson, "Roofline", CACM 2009):
 
-- *linear*: the layers' matrix products over all tokens of the step; weights are read once a step.
+- *linear*: the layers' matrix products that every token takes part in; weights are read once a step.
+- *experts*: the products of routed experts, for those each token takes; the experts that a step
+  touches are read once, as many as `policies.shapes.mlp` expects under uniform routing.
 - *head*: the LM head, over the rows that sample.
 - *elementwise*: norms, rotary embedding, activation and residuals; memory traffic of the tokens.
 - *prefill attention*: per row, each new token against the cached tokens and the new ones up to
   itself; all prefill rows in one kernel a layer.
-- *decode attention*: the KV of all decode rows, read once.
+- *decode attention*: the KV of all decode rows, read once. Latent attention is absorbed here and
+  expanded in prefill (`policies.shapes.attention`), the cached tokens anew each time.
 - *overhead*: per layer and per step, what neither explains: kernel ramps, launch gaps.
 
-It does not know how kernels quantise to tiles and waves, uneven KV lengths, or communication.
+It does not know how kernels quantise to tiles and waves, uneven KV lengths, skewed routing, layers
+that attend within chunks only (Llama 4: taken as attending to everything), or communication.
 """
 
 from __future__ import annotations
@@ -21,12 +25,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from policies.model_shape import dtype_bytes
+from policies.shapes.dtypes import dtype_bytes
+from simulator.latency.base import LatencyModel, StepShape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from policies.model_shape import ModelShape
+    from policies.shapes.mlp import MixtureOfExperts
     from simulator.devices import Device
-    from simulator.latency.base import StepShape
 
 
 class RooflineOptions(BaseModel):
@@ -47,18 +57,34 @@ class RooflineOptions(BaseModel):
     Against 6,000 whole steps that AIConfigurator 0.12 predicts from such tables for Qwen3-8B and
     Llama-3.1-8B on an H200 (SGLang 0.5.14; decode, prefill and mixed): 3 to 5 %.
 
+    `python -m benchmarks.roofline_vs_moe_tables FOLDER` compares routed experts (Qwen3-30B-A3B and
+    235B-A22B, Mixtral 8x7B, Llama 4 Scout; even routing and power laws) and latent attention:
+
+    - experts: 1 to 24 % for 48 to 256 tokens, 3 to 38 % for 8 to 32 (skewed routing touches fewer),
+      1 to 58 % above; the largest where SGLang has no tuned configuration for a shape, then too fast;
+    - absorbed latent attention in decode: 7 to 8 % above 524,288 KV tokens, 15 to 19 % above 65,536,
+      39 to 41 % below, too fast.
+
     Attributes:
         gemm_flops_efficiency: share of the dense peak that large products reach (0.70 to 0.76).
         gemm_flops_efficiency_fp8: the same for FP8 (0.50 to 0.58).
         gemm_bandwidth_efficiency: share of the memory bandwidth at which products of few rows read
             their weights (0.71 to 0.78).
+        expert_flops_efficiency: share of the dense peak that the experts' grouped products reach
+            (0.45 to 0.56 with vLLM's kernels; SGLang's reach 0.22 to 0.39 where they have no tuned
+            configuration for a shape).
+        expert_flops_efficiency_fp8: the same for FP8 (0.27 to 0.37).
+        expert_bandwidth_efficiency: share of the bandwidth at which they read their weights (0.71
+            to 0.87).
         elementwise_bandwidth_efficiency: the same for kernels between the products; an assumption.
         attention_flops_efficiency: share of the dense peak of prefill attention at head dimension
-            128 (0.46 at 2,048 tokens, 0.55 at 8,192, 0.60 at 16,384).
+            128 (0.46 at 2,048 tokens, 0.55 at 8,192, 0.60 at 16,384), and of absorbed latent
+            attention in decode (0.53 to 0.61 above 500,000 KV tokens), which arithmetic bounds.
         attention_bandwidth_efficiency: share of the bandwidth at which decode attention reads KV
             (0.75 to 0.87 at 512 MiB a layer, 0.91 above 2 GiB).
         decode_layer_overhead_ns: per layer of a decode step, replayed as a CUDA graph; an attention
-            kernel takes 10 us however little it reads, the rest are gaps between some ten kernels.
+            kernel takes 10 us however little it reads, the rest are gaps between some ten kernels;
+            the few more that routing takes are not counted.
         extend_layer_overhead_ns: per layer of a step with prefill rows, launched kernel by kernel;
             an assumption of 4 us for each of some ten kernels.
         step_overhead_ns: once a step: embedding, final norm, sampling; an assumption.
@@ -69,6 +95,9 @@ class RooflineOptions(BaseModel):
     gemm_flops_efficiency: float = Field(0.72, gt=0, le=1)
     gemm_flops_efficiency_fp8: float = Field(0.53, gt=0, le=1)
     gemm_bandwidth_efficiency: float = Field(0.75, gt=0, le=1)
+    expert_flops_efficiency: float = Field(0.5, gt=0, le=1)
+    expert_flops_efficiency_fp8: float = Field(0.31, gt=0, le=1)
+    expert_bandwidth_efficiency: float = Field(0.8, gt=0, le=1)
     elementwise_bandwidth_efficiency: float = Field(0.7, gt=0, le=1)
     attention_flops_efficiency: float = Field(0.55, gt=0, le=1)
     attention_bandwidth_efficiency: float = Field(0.88, gt=0, le=1)
@@ -81,6 +110,7 @@ class StepParts(NamedTuple):
     """Where a step's time goes, in nanoseconds, not yet rounded."""
 
     linear: float
+    experts: float
     head: float
     elementwise: float
     prefill_attention: float
@@ -88,7 +118,7 @@ class StepParts(NamedTuple):
     overhead: float
 
 
-class RooflineLatency:
+class RooflineLatency(LatencyModel):
     """Device time from a roofline over what a batch is made of.
 
     Args:
@@ -114,21 +144,35 @@ class RooflineLatency:
     ) -> None:
         o = options or RooflineOptions()
         self.options = o
-        weight_dtype = model.resolve_dtype(weight_dtype)
+        weight_dtype = model.resolve_weight_dtype(weight_dtype)
         fp8 = weight_dtype.startswith("float8")
         linear_share = o.gemm_flops_efficiency_fp8 if fp8 else o.gemm_flops_efficiency
+        expert_share = o.expert_flops_efficiency_fp8 if fp8 else o.expert_flops_efficiency
         peak = device.peak_flops(model.dtype)
+        linear_peak = device.peak_flops(weight_dtype)
         # From here on nanoseconds per unit, so that a step is a few products and sums.
-        linear_flop_ns = 1e9 / (device.peak_flops(weight_dtype) * linear_share)
+        linear_flop_ns = 1e9 / (linear_peak * linear_share)
         head_flop_ns = 1e9 / (peak * o.gemm_flops_efficiency)
         attention_flop_ns = 1e9 / (peak * o.attention_flops_efficiency)
         byte_ns = 1e9 / device.memory_bandwidth
         gemm_byte_ns = byte_ns / o.gemm_bandwidth_efficiency
-        width = dtype_bytes(model.dtype)
+        width, weight_width = dtype_bytes(model.dtype), dtype_bytes(weight_dtype)
 
-        self._linear_token_flops_ns = model.linear_flops_per_token * linear_flop_ns
-        self._linear_weights_ns = model.linear_bytes(weight_dtype) * gemm_byte_ns
-        self._linear_token_bytes_ns = _linear_activations(model) * width * gemm_byte_ns
+        self._linear_token_flops_ns = model.dense_flops_per_token * linear_flop_ns
+        dense_bytes = model.dense_parameters * weight_width + model.router_parameters * width
+        self._linear_weights_ns = dense_bytes * gemm_byte_ns
+        self._linear_token_bytes_ns = _product_traffic(model) * width * gemm_byte_ns
+        self._moe = model.moe
+        if model.moe is not None:
+            expert_byte_ns = byte_ns / o.expert_bandwidth_efficiency
+            expert_bytes = model.moe_layers * model.moe.expert.matrix_parameters * weight_width
+            self._expert_token_flops_ns = (
+                model.expert_flops_per_token * 1e9 / (linear_peak * expert_share)
+            )
+            self._expert_weights_ns = expert_bytes * expert_byte_ns
+            self._expert_token_bytes_ns = (
+                model.moe_layers * model.moe.product_traffic * width * expert_byte_ns
+            )
         self._head_row_flops_ns = model.head_flops_per_row * head_flop_ns
         self._head_weights_ns = model.head_parameters * width * gemm_byte_ns
         self._head_row_bytes_ns = (model.hidden_size + model.vocab_size) * width * gemm_byte_ns
@@ -136,8 +180,15 @@ class RooflineLatency:
             _elementwise_traffic(model) * width * byte_ns / o.elementwise_bandwidth_efficiency
         )
         self._pair_ns = model.attention_flops_per_pair * attention_flop_ns
+        self._expansion_ns = (
+            model.layers * model.attention.expansion_flops * 1e9 / (peak * o.gemm_flops_efficiency)
+        )
         self._kv_token_ns = (
             model.kv_bytes_per_token(kv_dtype) * byte_ns / o.attention_bandwidth_efficiency
+        )
+        # one query per row: bytes and pairs both grow with the KV tokens, so one of them decides
+        self._decode_kv_token_ns = max(
+            self._kv_token_ns, model.decode_attention_flops_per_pair * attention_flop_ns
         )
         self._decode_overhead_ns = float(
             o.step_overhead_ns + model.layers * o.decode_layer_overhead_ns
@@ -149,8 +200,27 @@ class RooflineLatency:
     def step_ns(self, shape: StepShape) -> int:
         """Nanoseconds of one forward pass: the sum of `parts`, rounded; 0 without any row."""
         # Added one by one: the built-in `sum` rounds floats differently from Python 3.12 on.
-        linear, head, elementwise, prefill_attention, decode_attention, overhead = self.parts(shape)
-        return round(linear + head + elementwise + prefill_attention + decode_attention + overhead)
+        linear, experts, head, elementwise, prefill, decode, overhead = self.parts(shape)
+        return round(linear + experts + head + elementwise + prefill + decode + overhead)
+
+    def decode_steps_ns(
+        self,
+        requests: int,
+        kv_tokens: int,
+        steps: int,
+        kv_lens: Callable[[], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        """See `LatencyModel.decode_steps_ns`. Only the attention part grows from step to step."""
+        import numpy as np
+
+        first = self.parts(StepShape((), requests, kv_tokens, requests, kv_lens))
+        linear, experts, head, elementwise, prefill, _, overhead = first
+        fixed = linear + experts + head + elementwise + prefill
+        read = kv_tokens + requests * np.arange(steps, dtype=np.int64)
+        # the same operations in the same order as in `step_ns`, so the same rounding
+        exact = fixed + read * self._decode_kv_token_ns + overhead
+        rounded: NDArray[np.int64] = np.rint(exact).astype(np.int64)
+        return rounded
 
     def parts(self, shape: StepShape) -> StepParts:
         """Where the time of a forward pass goes."""
@@ -168,6 +238,8 @@ class RooflineLatency:
             prefill_attention = max(
                 0.5 * pairs_twice * self._pair_ns, kv_tokens * self._kv_token_ns
             )
+            cached_tokens = kv_tokens - (tokens - decode_requests)
+            prefill_attention += cached_tokens * self._expansion_ns
             overhead = self._extend_overhead_ns
         elif not decode_requests:
             return _NOTHING
@@ -181,39 +253,45 @@ class RooflineLatency:
             head = max(compute, memory)
         return StepParts(
             linear,
+            0.0 if self._moe is None else self._experts_ns(self._moe, tokens),
             head,
             tokens * self._elementwise_token_ns,
             prefill_attention,
-            decode_kv_tokens * self._kv_token_ns,
+            decode_kv_tokens * self._decode_kv_token_ns,
             overhead,
         )
 
+    def _experts_ns(self, moe: MixtureOfExperts, tokens: int) -> float:
+        compute = tokens * self._expert_token_flops_ns
+        weights = moe.expected_experts(tokens) * self._expert_weights_ns
+        return max(compute, weights + tokens * self._expert_token_bytes_ns)
 
-_NOTHING: Final = StepParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+_NOTHING: Final = StepParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def _linear_activations(model: ModelShape) -> int:
-    """Elements the layers' matrix products read and write per token, weights apart."""
-    queries = model.heads * model.head_dim
-    keys_values = 2 * model.kv_heads * model.head_dim
-    qkv = model.hidden_size + queries + keys_values
-    output = queries + model.hidden_size
-    gate_up = model.hidden_size + 2 * model.intermediate_size
-    down = model.intermediate_size + model.hidden_size
-    return model.layers * (qkv + output + gate_up + down)
+def _product_traffic(model: ModelShape) -> int:
+    """Elements the products that every token takes part in read and write per token, weights apart."""
+    elements = model.layers * model.attention.product_traffic
+    if model.mlp is not None:
+        elements += model.dense_layers * model.mlp.product_traffic
+    if model.moe is not None:
+        router = model.hidden_size + model.moe.experts
+        shared = 0 if model.moe.shared is None else model.moe.shared.product_traffic
+        elements += model.moe_layers * (router + shared)
+    return elements
 
 
 def _elementwise_traffic(model: ModelShape) -> int:
     """Elements that the kernels between the matrix products read and write per token.
 
-    As SGLang and vLLM fuse them: residual add with RMSNorm twice a layer, norm of queries and keys
-    where the model has one, rotary embedding, KV write, the attention kernel's queries and outputs,
-    and SiLU with the product by the up projection.
+    As SGLang and vLLM fuse them: residual add with RMSNorm twice a layer, then what attention and
+    MLP or experts say of themselves.
     """
-    queries = model.heads * model.head_dim
-    keys = model.kv_heads * model.head_dim
     norms = 2 * 4 * model.hidden_size
-    rotary = 2 * (queries + keys) * (2 if model.qk_norm else 1)
-    attention = 4 * keys + 2 * queries
-    activation = 3 * model.intermediate_size
-    return model.layers * (norms + rotary + attention + activation)
+    elements = model.layers * (norms + model.attention.elementwise_traffic)
+    if model.mlp is not None:
+        elements += model.dense_layers * model.mlp.elementwise_traffic
+    if model.moe is not None:
+        elements += model.moe_layers * model.moe.elementwise_traffic
+    return elements

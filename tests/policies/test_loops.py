@@ -60,6 +60,9 @@ class Script:
     def wake_at(self) -> int | None:
         return self._wake_at
 
+    def repeatable(self) -> int:
+        return 0
+
 
 def effects(overlap: str, script: Any) -> list[str]:
     """What a loop yields until it sleeps: `L1` launches batch 1, `C1` collects it, `-` is a round."""

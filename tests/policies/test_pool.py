@@ -20,7 +20,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("end"), st.integers(0, ROWS), st.integers(0, 5)),
         st.tuples(st.just("evict"), st.integers(1, 5)),
     ),
-    max_size=40,
+    min_size=20,
 )
 
 

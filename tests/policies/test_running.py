@@ -168,7 +168,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("stop"), st.integers(0, 5)),
         st.tuples(st.just("reorder")),
     ),
-    max_size=40,
+    min_size=20,
 )
 
 

@@ -23,6 +23,7 @@ ORDERS = (
     "hrrn",
     "shortest-prefill-first",
     "routing-key",
+    "fair",
 )
 EVICTIONS = ("lru", "lfu", "fifo", "filo", "mru", "priority", "slru")
 SMALL_IN_BATCH = {"in_batch_check": 4, "in_batch_share": 2}
@@ -130,7 +131,7 @@ def cases(draw: st.DrawFn, /, *, aborts: bool = True, **fixed: Any) -> Case:
     else:
         longest = draw(st.sampled_from((capacity // 4, capacity // 2, capacity + 1)))
         outputs = (1, longest)
-    gaps = draw(st.lists(st.sampled_from((0, 0, 1, 3, 40)), min_size=1, max_size=10))
+    gaps = draw(st.lists(st.sampled_from((0, 0, 1, 3, 40)), min_size=2, max_size=10))
     arriving, at = [], 0
     for index, gap in enumerate(gaps):
         at += gap

@@ -22,6 +22,7 @@ import numpy as np
 
 from policies import (
     LOOPS,
+    NOT_REPEATED,
     Batch,
     Collect,
     CountingPool,
@@ -32,6 +33,7 @@ from policies import (
     Launch,
     PolicyConfig,
     Receive,
+    Repeat,
     Report,
     Request,
     Scheduler,
@@ -223,6 +225,8 @@ class World:
                     answer = self._collect(ticket)
                 case Report(events):
                     self._note(events)
+                case Repeat():
+                    answer = NOT_REPEATED
                 case Sleep(until):
                     self.sleeps += 1
                     assert until is None
@@ -233,6 +237,9 @@ class World:
                     self.step = min(self._arrivals) - 1
                     self.idle_rounds = -1
             self.s.check_integrity()
+            for request in self.s.waiting:
+                held = (request.row, request.lock, request.kv_len, request.inserted_len)
+                assert held == (None, None, 0, 0), f"{request.id} waits and holds {held}"
 
     def _receive(self) -> Inbox:
         self.step += 1

@@ -127,7 +127,7 @@ def play(
     scheduler = CheckedScheduler(policy, capacity)
     scheduler.check_every = check_every
     model = ReplayedModel(sample="decisions" in records)
-    world = World(scheduler, OpenLoop(work), latency, HostModel(host), model, watch)
+    world = World(scheduler, OpenLoop(work), latency, HostModel(host), model, watch, leap=False)
     world.run()
     scheduler.check_integrity()
     assert not list(scheduler.live_requests()), "the run ended with work left"

@@ -1,10 +1,14 @@
 """A model's shape is what its config.json says, and its counts are the published ones."""
 
+from __future__ import annotations
+
 import json
 
 import pytest
 
 from policies.model_shape import ModelShape, bundled_models, canonical_dtype, dtype_bytes
+
+LLAMA_4_VISION = 871_932_416
 
 # Elements of the published checkpoints; a tied LM head counted once.
 PUBLISHED_PARAMETERS = {
@@ -20,6 +24,24 @@ PUBLISHED_PARAMETERS = {
     "meta-llama/Llama-3.1-8B": 8_030_261_248,
     "meta-llama/Llama-3.1-70B": 70_553_706_496,
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen/Qwen3-235B-A22B": 235_093_634_560,
+    "mistralai/Mixtral-8x7B-v0.1": 46_702_792_704,
+    # without the module that predicts a second token
+    "deepseek-ai/DeepSeek-V3": 671_026_419_200,
+    # without the vision tower and its projector
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct": 108_641_793_536 - LLAMA_4_VISION,
+    "meta-llama/Llama-4-Maverick-17B-128E-Instruct": 401_583_781_376 - LLAMA_4_VISION,
+}
+
+# What the model cards say one token uses, in billions. DeepSeek-V3's 37 counts the embedding table.
+PUBLISHED_ACTIVE_BILLIONS = {
+    "Qwen/Qwen3-30B-A3B": 3.3,
+    "Qwen/Qwen3-235B-A22B": 22,
+    "mistralai/Mixtral-8x7B-v0.1": 12.9,
+    "deepseek-ai/DeepSeek-V3": 37,
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct": 17,
+    "meta-llama/Llama-4-Maverick-17B-128E-Instruct": 17,
 }
 
 TINY = {
@@ -51,6 +73,12 @@ def test_every_bundled_model_is_checked_here():
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_parameter_counts_are_the_published_ones(name):
     assert ModelShape.load(name).parameters == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_ACTIVE_BILLIONS)
+def test_active_parameters_are_the_published_ones(name):
+    active = ModelShape.load(name).active_parameters / 1e9
+    assert active == pytest.approx(PUBLISHED_ACTIVE_BILLIONS[name], rel=0.02)
 
 
 def test_the_parts_of_a_tiny_model_by_hand():
@@ -120,7 +148,7 @@ def test_an_unknown_name_lists_the_known():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "tiny.json: architecture 'Mixtral.*Qwen3For"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "tiny.json: architecture 'GPT2LM.*Qwen3For"),
         ({"architectures": "absent"}, "tiny.json: architectures is None"),
         ({"hidden_size": "absent"}, "tiny.json: key 'hidden_size' is missing"),
         ({"hidden_size": "8"}, "tiny.json: hidden_size is '8'; expected a positive integer"),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies import PolicyConfig
 from simulator.host import HostOptions
 from tests.policies.workloads import policies
 from tests.simulator.checks import check_records, rows_of
@@ -17,7 +18,6 @@ from traces.tokens import ExplicitTokens
 from traces.workload import TraceRequest, Workload
 
 if TYPE_CHECKING:
-    from policies import PolicyConfig
     from tests.simulator.harness import Played
 
 COSTS = (Linear(), Linear(1000), Linear(7, 3, 1), Linear(5 * MS, 1000, 50_000))
@@ -67,11 +67,15 @@ def test_any_run_is_recorded_as_it_was(data: st.DataObject) -> None:
 @given(st.data())
 def test_so_is_one_whose_requests_sit_rounds_out(data: st.DataObject) -> None:
     """Decode-first: who finds no budget stays admitted, and goes on without a prefill."""
-    fixed = {"batching": "decode-first", "order": "fcfs", "eviction": "lru", "page_size": 4}
-    budget = data.draw(st.sampled_from((8, 16)))
-    cache = data.draw(st.sampled_from(("none", "blocks")))
-    policy = policies(**fixed, cache=cache, chunked_prefill_size=budget, max_prefill_tokens=budget)
-    check_any(data, data.draw(policy))
+    policy = PolicyConfig(
+        batching="decode-first",
+        batching_options={"max_num_batched_tokens": data.draw(st.sampled_from((8, 16)))},
+        cache=data.draw(st.sampled_from(("blocks", "none"))),
+        overlap=data.draw(st.sampled_from(("serial", "overlapped"))),
+        page_size=4,
+        max_running_requests=data.draw(st.sampled_from((1, 2, 8))),
+    )
+    check_any(data, policy.model_copy(update={"chunked_prefill_size": None}))
 
 
 def pressed(gap_ns: float) -> Workload:

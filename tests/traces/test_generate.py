@@ -1,129 +1,80 @@
-"""Generated workloads have the statistics of the traces they are fitted to."""
+"""Generating: the same arguments, the same requests; fewer are the first of more."""
 
 from __future__ import annotations
 
-import json
 import time
 from hashlib import sha256
-from pathlib import Path
+from itertools import islice, pairwise
 
-import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from traces import read_trace, write_native
-from traces.generate import generate, presets
-from traces.generate.arrivals import ArrivalProcess
-from traces.generate.fit import find_follow_ups, fit_conversation
-from traces.generate.knots import PERCENTILES, Knots
-from traces.inspect import inspect
+from traces.generate import WorkloadSpec, generate, generate_stream, preset, presets
+from traces.sessions import waits_for
+from traces.tokens import JoinedTokens
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
-MOONCAKE = SHARED / "mooncake" / "conversation_trace.jsonl.gz"
-SEEDS = (0, 1, 2)
-
-# Quantiles of the traces at PERCENTILES.
-MOONCAKE_INPUT = (
-    *(891, 894, 896, 901, 964, 1261, 1662, 2306.5, 3263, 4251, 4993, 5870.5, 6909),
-    *(8186.5, 9570, 11237.5, 13196, 15367, 17869, 21464, 27367, 39550.5, 66448.6),
-    *(85400.4, 100810.25, 126195),
-)
-MOONCAKE_OUTPUT = (
-    *(1, 3, 3, 10, 24, 46, 100, 156.5, 213, 256, 291, 322.5, 350, 375, 399, 423, 447, 472, 504),
-    *(543, 597, 698, 891.8, 1118.5, 1567.6, 2000),
-)
+STEADY = {"kind": "poisson", "rate": 2.0}
+LENGTHS = {"input": {"kind": "uniform", "low": 10, "high": 50}, "output": 8}
 
 
-@pytest.fixture(scope="module", params=SEEDS)
-def conversation(request):
-    return generate("mooncake-conversation", seed=request.param)
+def spec(**changes) -> WorkloadSpec:
+    return WorkloadSpec.model_validate({"arrivals": STEADY, "lengths": LENGTHS, **changes})
 
 
-def ks_distance(sample: list[int], quantiles: tuple[float, ...]) -> float:
-    """Largest distance between the sample's distribution and the one through the quantiles."""
-    drawn = np.rint(Knots(quantiles).at((np.arange(100_000) + 0.5) / 100_000))
-    grid = np.unique([*sample, *drawn])
-    below, expected = (
-        np.searchsorted(np.sort(one), grid, side="right") / len(one) for one in (sample, drawn)
-    )
-    return float(np.abs(below - expected).max())
-
-
-def test_rate_and_burstiness_of_mooncake_conversation(conversation):
-    summary = inspect(conversation)
-    assert summary.requests == 12_031
-    assert summary.rate_per_s == pytest.approx(3.401, rel=0.03)
-    assert summary.interarrival_cv == pytest.approx(1.0, abs=0.05)
-    assert 0.95 < summary.dispersion[1] < 1.15
-
-
-def test_lengths_of_mooncake_conversation(conversation):
-    assert ks_distance([len(r.prompt) for r in conversation], MOONCAKE_INPUT) < 0.045
-    assert ks_distance([len(r.output) for r in conversation], MOONCAKE_OUTPUT) < 0.015
-    assert abs(inspect(conversation).spearman_in_out) < 0.08
-
-
-def test_prefix_sharing_of_mooncake_conversation(conversation):
-    summary = inspect(conversation)
-    assert {r.prompt.hash_ids[0] for r in conversation} == {0}
-    assert summary.endless_hit_ratio == pytest.approx(0.3736, abs=0.02)
-    measured = {1_000: 0.045, 3_000: 0.067, 10_000: 0.216, 30_000: 0.332, 100_000: 0.371}
-    assert summary.lru_hit_ratio == pytest.approx(measured, abs=0.025)
-
-
-def test_turns_of_mooncake_conversation(conversation):
-    found = find_follow_ups(conversation)
-    extending = found.gap_ns[found.extends] / 1e9
-    assert found.extends.sum() / len(conversation) == pytest.approx(0.329, abs=0.02)
-    assert np.median(extending) == pytest.approx(123, rel=0.12)
-    assert np.percentile(extending, 90) == pytest.approx(474, rel=0.12)
-    sessions = [request.session for request in conversation]
-    assert all(
-        sessions[one] == sessions[other]
-        for one, other in zip(found.request, found.parent, strict=True)
-    )
-    # a prompt of one full block leaves nothing to recognise its follow-up by
-    assert len(set(sessions)) == pytest.approx(len(conversation) - len(found.request), rel=0.01)
-
-
-def test_azure_conversation():
-    workload = generate("azure-conversation")
-    summary = inspect(workload)
-    model = presets()["azure-conversation"].model
-    assert summary.requests == 19_366
-    assert summary.rate_per_s == pytest.approx(5.530, rel=0.03)
-    assert summary.interarrival_cv == pytest.approx(1.094, abs=0.05)
-    assert summary.dispersion[60] == pytest.approx(16.1, rel=0.3)
-    assert ks_distance([len(r.prompt) for r in workload], model.input.values) < 0.015
-    assert ks_distance([len(r.output) for r in workload], model.output.values) < 0.015
-    assert summary.endless_hit_ratio == 0
-
-
-@pytest.mark.parametrize("preset", sorted(presets()))
-def test_fewer_requests_are_the_first_of_more(preset):
-    more = generate(preset, n=400, seed=7)
-    assert generate(preset, n=150, seed=7).requests == more.requests[:150]
+@pytest.mark.parametrize("name", presets())
+def test_fewer_requests_are_the_first_of_more(name):
+    more = generate(name, n=300, seed=7)
+    assert generate(name, n=120, seed=7).requests == more.requests[:120]
     end_s = more.requests[99].arrival_ns / 1e9
-    timed = generate(preset, duration_s=end_s, seed=7)
-    assert timed.requests == more.requests[:99]
-    assert generate(preset, duration_s=end_s, n=20, seed=7).requests == more.requests[:20]
+    before = [request for request in more if request.arrival_ns < round(end_s * 1e9)]
+    timed = generate(name, duration_s=end_s, seed=7)
+    assert list(timed.requests) == before
+    assert generate(name, duration_s=end_s, n=20, seed=7).requests == more.requests[:20]
 
 
-@pytest.mark.parametrize("preset", sorted(presets()))
-def test_another_seed_is_another_workload(preset):
-    assert generate(preset, n=50, seed=1).requests != generate(preset, n=50, seed=2).requests
-    assert generate(preset, n=50, seed=1).requests == generate(preset, n=50, seed=1).requests
+@pytest.mark.parametrize("name", presets())
+def test_a_seed_is_a_workload(name):
+    assert generate(name, n=50, seed=1).requests == generate(name, n=50, seed=1).requests
+    if name != "two-tenants":  # whose lengths and times are fixed
+        assert generate(name, n=50, seed=1).requests != generate(name, n=50, seed=2).requests
 
 
 def test_the_same_bytes_everywhere(tmp_path):
     digests = {}
-    for preset in sorted(presets()):
-        write_native(generate(preset, n=200, seed=1), tmp_path / preset)
-        rows = (tmp_path / preset).read_bytes().split(b"\n", 1)[1]  # the header may be reworded
-        digests[preset] = sha256(rows).hexdigest()[:16]
+    for name in presets():
+        write_native(generate(name, n=200, seed=1), tmp_path / name)
+        rows = (tmp_path / name).read_bytes().split(b"\n", 1)[1]  # the header may be reworded
+        digests[name] = sha256(rows).hexdigest()[:16]
     assert digests == {
+        "aiperf-agentic": "",
         "azure-conversation": "ace387783f4dd7d7",
         "mooncake-conversation": "769687d3d962897b",
     }
+
+
+@pytest.mark.parametrize("name", presets())
+def test_what_is_written_reads_back(name, tmp_path):
+    work = generate(name, n=60, seed=3)
+    write_native(generate_stream(name, n=60, seed=3), tmp_path / "w.jsonl")
+    again = read_trace(tmp_path / "w.jsonl")
+    assert (again.name, again.requests) == (work.name, work.requests)
+    assert again.meta["origin"] == dict(work.meta)
+
+
+def test_a_stream_is_made_as_it_is_asked_for():
+    stream = generate_stream("mooncake-conversation", n=10**9)
+    assert [request.id for request in islice(stream, 3)] == ["r000000", "r000001", "r000002"]
+    assert next(stream).id == "r000003"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_request_stands_after_all_it_waits_for(name):
+    work = generate(name, n=500)  # a workload checks that what is waited for stands before
+    arrivals = {request.id: request.arrival_ns for request in work}
+    for request in work:
+        for other in waits_for(request):
+            assert request.arrival_ns >= arrivals[other] + request.delay_ns
 
 
 def test_rate_is_what_was_asked_for_and_steady():
@@ -135,29 +86,81 @@ def test_rate_is_what_was_asked_for_and_steady():
     assert len(generate(duration_s=1_000, rate=2.0)) == pytest.approx(2_000, rel=0.08)
 
 
-def test_a_whole_trace_takes_less_than_a_second():
-    presets()
-    start = time.process_time()
-    generate()
-    assert time.process_time() - start < 1.0
+def test_sessions_come_whole():
+    work = generate("aiperf-agentic", sessions=20, seed=1)
+    assert len({request.session for request in work}) == 20
+    assert work.meta["sessions"] == 20
+    assert work.meta["concurrency"] == 50
 
 
-def test_minutes_drive_the_rate_over_and_over():
-    process = ArrivalProcess(shape=1.0, minute_counts=(600, 0, 60), span_s=150.0)
-    assert process.rate_per_s == pytest.approx(4.4)
-    times = process.times_ns(np.random.default_rng(0), n=None, duration_s=15_000)
-    within = (times / 1e9) % 150
-    assert (np.diff(times) >= 0).all()
-    assert not ((within >= 60) & (within < 120)).any()
-    assert (within < 60).sum() == pytest.approx(60_000, rel=0.02)
-    assert (within >= 120).sum() == pytest.approx(6_000, rel=0.06)
+def test_tenants_send_side_by_side():
+    tenants = {
+        "a": {"arrivals": STEADY, "lengths": LENGTHS},
+        "b": {
+            "arrivals": {"kind": "deterministic", "rate": 6},
+            "lengths": LENGTHS,
+            "prefix": {"kind": "groups", "groups": 2},
+        },
+    }
+    work = generate(WorkloadSpec.model_validate({"tenants": tenants}), n=4_000)
+    sent = {name: [r for r in work if r.tenant == name] for name in tenants}
+    assert len(sent["b"]) / len(sent["a"]) == pytest.approx(3, rel=0.06)
+    assert all(request.id.startswith(f"{request.tenant}-") for request in work)
+    # at another rate each keeps its share
+    fast = generate(WorkloadSpec.model_validate({"tenants": tenants}), n=4_000, rate=80)
+    assert fast.duration_ns == pytest.approx(work.duration_ns / 10, rel=0.1)
+    # what a tenant sends does not hang on who else does
+    alone = generate(WorkloadSpec.model_validate({"tenants": {"a": tenants["a"]}}), n=500)
+    assert list(alone) == sent["a"][:500]
+
+
+def test_tenants_share_no_text():
+    both = {
+        name: {"arrivals": STEADY, "lengths": LENGTHS, "prefix": {"kind": "groups", "groups": 1}}
+        for name in "ab"
+    }
+    work = generate(WorkloadSpec.model_validate({"tenants": both}), n=100)
+    begins = {r.tenant: {q.prompt.parts[0] for q in work if q.tenant == r.tenant} for r in work}
+    assert all(len(one) == 1 for one in begins.values())
+    assert not begins["a"] & begins["b"]
+
+
+def test_groups_share_their_beginning():
+    groups = {"kind": "groups", "groups": 4, "prompts_per_group": 5, "system_tokens": 32}
+    work = generate(spec(prefix=groups), n=40)
+    assert all(isinstance(request.prompt, JoinedTokens) for request in work)
+    for lap in (work.requests[:20], work.requests[20:]):
+        begins = [request.prompt.array()[:32].tobytes() for request in lap]
+        assert sorted(begins.count(one) for one in set(begins)) == [5, 5, 5, 5]
+    assert len({request.prompt.array()[32:].tobytes() for request in work}) == 40
+    ordered = generate(spec(prefix={**groups, "ordered": True}), n=20)
+    keys = [request.routing_key for request in ordered]
+    assert keys == sorted(keys)
+
+
+def test_popular_groups_follow_zipf():
+    work = generate(spec(prefix={"kind": "groups", "groups": 10, "zipf_alpha": 1.0}), n=8_000)
+    keys = [request.routing_key for request in work]
+    counts = [keys.count(f"g{group:04d}") for group in range(10)]
+    total = sum(1 / k for k in range(1, 11))
+    assert counts == pytest.approx([8_000 / k / total for k in range(1, 11)], rel=0.15)
+
+
+def test_lengths_of_a_trace_can_be_drawn_again(tmp_path):
+    write_native(generate("lmsys", n=300), tmp_path / "t.jsonl")
+    again = {"kind": "empirical", "trace": str(tmp_path / "t.jsonl"), "of": "input"}
+    drawn = generate(spec(lengths={"input": again, "output": 1}), n=2_000)
+    known = {len(request.prompt) for request in read_trace(tmp_path / "t.jsonl")}
+    assert {len(request.prompt) for request in drawn} <= known
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "sharegpt"}, "known: azure-conversation, mooncake-conversation"),
+        ({"workload": "gpt"}, "known: aiperf-agentic, arxiv-summarization, azure-code"),
         ({"n": 0}, "n must be at least 1"),
+        ({"sessions": 3}, "mooncake-conversation has no sessions to count"),
+        ({"workload": "weka-agents", "sessions": 0}, "sessions must be at least 1"),
         ({"duration_s": 0}, "duration_s must be a positive number"),
         ({"rate": float("nan")}, "rate must be a positive number"),
         ({"seed": -1}, "seed must be 0 or more"),
@@ -169,37 +172,43 @@ def test_impossible_arguments_are_refused(arguments, message):
         generate(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arrival": STEADY}, "unknown key 'arrival'; known here are name, description"),
+        ({"arrivals": {"kind": "poisson"}}, "give rate"),
+        ({"arrivals": None}, "arrivals is missing"),
+        ({"lengths": {"input": 3}}, "lengths.output\n  Field required"),
+        ({"lengths": {"input": -3, "output": 1}}, "greater than or equal to 0"),
+        ({"prefix": {"kind": "trees"}}, "'none', 'groups', 'chat', 'agents', 'conversation'"),
+        ({"n": 3, "sessions": 3}, "give n, or sessions, not both"),
+        ({"sessions": 3}, "sessions are of prefix kinds chat and agents"),
+        ({"tenants": {"a": {"arrivals": STEADY, "lengths": LENGTHS}}}, "each tenant's own"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        spec(**changes)
+
+
 def test_presets_name_their_source_and_licence():
-    for preset in presets().values():
-        assert preset.source.startswith("https://github.com/")
-        assert preset.licence in {"Apache-2.0", "CC-BY"}
+    for name, one in presets().items():
+        assert one.name == name
+        assert one.source.startswith("https://")
+        assert one.licence
+        assert one.description
+        assert one.n or one.sessions
+    assert preset("azure-code").n == 8_819
 
 
-def test_knots_are_met_and_kept_in_order():
-    knots = Knots(MOONCAKE_INPUT)
-    assert knots.at(np.array(PERCENTILES) / 100) == pytest.approx(np.array(MOONCAKE_INPUT))
-    drawn = knots.at(np.random.default_rng(0).random(1_000))
-    assert drawn.min() >= 891
-    assert drawn.max() <= 126_195
-    with pytest.raises(ValueError, match="26 knots"):
-        Knots((1.0, 2.0))
-    with pytest.raises(ValueError, match="ascending"):
-        Knots(MOONCAKE_INPUT[::-1])
+def test_generating_costs_little():
+    preset("azure-conversation")
+    start = time.process_time()
+    list(generate_stream("azure-conversation", n=10_000))
+    assert time.process_time() - start < 1.0
 
 
-def test_a_fit_to_a_generated_trace_gives_back_what_it_was_generated_from():
-    fitted = fit_conversation(generate(seed=3))
-    model = presets()["mooncake-conversation"].model
-    assert fitted["repeats"] == pytest.approx(model.repeats, abs=0.01)
-    assert fitted["continues"][0] == pytest.approx(model.continues[0], abs=0.06)
-    assert fitted["opener_continues"]["chances"][1] == pytest.approx(
-        model.opener_continues.chances[1], abs=0.05
-    )
-    assert fitted["cuts"]["chances"][3] == pytest.approx(model.cuts.chances[3], abs=0.06)
-
-
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="the Mooncake trace is not here")
-def test_the_bundled_parameters_are_those_of_the_trace():
-    bundled = Path(__file__).parents[2] / "traces" / "generate" / "presets.json"
-    model = json.loads(bundled.read_text())["mooncake-conversation"]["model"]
-    assert fit_conversation(read_trace(MOONCAKE)) == model
+def test_requests_come_in_arrival_order():
+    for name in presets():
+        work = list(generate_stream(name, n=400))
+        assert all(one.arrival_ns <= other.arrival_ns for one, other in pairwise(work))

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import BlockTokens, ExplicitTokens, SyntheticTokens, TraceRequest, Workload, read_trace
-from traces.inspect import inspect, lru_hits, prompt_blocks
+from traces.inspect import inspect
+from traces.prefixes import prompt_blocks
+from traces.reuse import reuse
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
 MOONCAKE = SHARED / "mooncake" / "conversation_trace.jsonl.gz"
@@ -35,7 +37,8 @@ short_ids = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 @settings(deadline=None)
 @given(st.lists(short_ids, min_size=1, max_size=8), st.integers(1, 5))
 def test_blocks_are_equal_where_the_prefixes_are(prompts, block_size):
-    found = prompt_blocks(workload([ExplicitTokens(ids) for ids in prompts]).requests, block_size)
+    requests = workload([ExplicitTokens(ids) for ids in prompts]).requests
+    found = [*prompt_blocks(requests, block_size)]
     for first, blocks in zip(prompts, found, strict=True):
         assert len(blocks) == -(-len(first) // block_size)
         for second, others in zip(prompts, found, strict=True):
@@ -78,11 +81,16 @@ def plain_lru_hits(prompts: list[list[int]], capacity: int) -> list[int]:
 
 
 @settings(deadline=None)
-@given(st.lists(short_ids, max_size=20), st.integers(1, 10), st.integers(1, 3))
+@given(st.lists(short_ids, min_size=1, max_size=20), st.integers(1, 10), st.integers(1, 3))
 def test_lru_follows_the_plain_rule(prompts, capacity, block_size):
     requests = workload([ExplicitTokens(ids) for ids in prompts]).requests
-    blocks = prompt_blocks(requests, block_size)
-    assert lru_hits(blocks, capacity).tolist() == plain_lru_hits(blocks, capacity)
+    blocks = [*prompt_blocks(requests, block_size)]
+    lengths = np.array([len(ids) for ids in prompts], dtype=np.int64)
+    found = reuse(blocks, lengths, block_size)
+    plain = plain_lru_hits([one.tolist() for one in blocks], capacity)
+    assert found.hits(capacity).tolist() == plain
+    tokens = sum(min(hits * block_size, len(ids)) for hits, ids in zip(plain, prompts, strict=True))
+    assert found.hit_ratio(capacity) == tokens / lengths.sum()
 
 
 def test_a_hand_counted_workload():

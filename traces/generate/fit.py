@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from traces.generate.knots import Knots
-from traces.inspect import prompt_blocks
+from traces.prefixes import prompt_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,8 @@ def find_follow_ups(workload: Workload, *, block_size: int = 512) -> FollowUps:
     request, parent, kept = [], [], []
     turn = np.zeros(len(workload), dtype=np.int64)
     prompts = prompt_blocks(workload.requests, block_size)
-    for row, blocks in enumerate(prompts):
+    for row, numbers in enumerate(prompts):
+        blocks = numbers.tolist()
         known = (depth for depth, block in enumerate(blocks) if block not in latest)
         hits = next(known, len(blocks))
         if hits > 1:
@@ -85,7 +86,7 @@ def find_follow_ups(workload: Workload, *, block_size: int = 512) -> FollowUps:
 
 
 def fit_conversation(workload: Workload, *, block_size: int = 512) -> dict[str, object]:
-    """The parameters of `ConversationModel` for a trace, as `presets.json` holds them."""
+    """`lengths` and `prefix` of a description that generates a trace like this one."""
     found = find_follow_ups(workload, block_size=block_size)
     length, arrival = _lengths(workload), _arrivals(workload)
     output = np.array([len(request.output) for request in workload], dtype=np.int64)
@@ -109,7 +110,7 @@ def fit_conversation(workload: Workload, *, block_size: int = 512) -> dict[str, 
         }
 
     def knots(sample: NDArray[np.float64] | NDArray[np.int64], digits: int) -> dict[str, object]:
-        return {"knots": list(Knots.of(sample, digits).values)}
+        return {"kind": "knots", "values": list(Knots.of(sample, digits).values)}
 
     grows = found.extends & ~found.repeats
     said = length[found.request] - length[found.parent] - output[found.parent]
@@ -117,19 +118,24 @@ def fit_conversation(workload: Workload, *, block_size: int = 512) -> dict[str, 
     cut, cut_from = found.request[~found.extends], found.parent[~found.extends]
     first = opens & observed
     return {
-        "kind": "conversation",
-        "block_size": block_size,
-        "opener_continues": by_length(goes_on[first], length[first], _OPENER_TOKENS),
-        "continues": [chance_of(goes_on, observed & (late_turn == k + 1)) for k in range(_TURNS)],
-        "repeats": round(float(found.repeats.mean()), 4),
-        "cuts": by_length(~found.extends, length[found.parent], _CUT_TOKENS),
-        "longest": int(length.max()),
-        "first_input": knots(length[opens], 1),
-        "output": knots(output, 1),
-        "user_tokens": [knots(said[grows & (said_turn == k + 1)], 1) for k in range(_USER_TURNS)],
-        "gap_s": knots(found.gap_ns[observed[found.parent]] / _NS_PER_S, 2),
-        "cut_keep": knots(found.kept[~found.extends] / full[cut_from], 4),
-        "cut_length": knots(length[cut] / length[cut_from], 4),
+        "lengths": {"input": knots(length[opens], 1), "output": knots(output, 1)},
+        "prefix": {
+            "kind": "conversation",
+            "block_size": block_size,
+            "opener_continues": by_length(goes_on[first], length[first], _OPENER_TOKENS),
+            "continues": [
+                chance_of(goes_on, observed & (late_turn == k + 1)) for k in range(_TURNS)
+            ],
+            "repeats": round(float(found.repeats.mean()), 4),
+            "cuts": by_length(~found.extends, length[found.parent], _CUT_TOKENS),
+            "longest": int(length.max()),
+            "user_tokens": [
+                knots(said[grows & (said_turn == k + 1)], 1) for k in range(_USER_TURNS)
+            ],
+            "gap_s": knots(found.gap_ns[observed[found.parent]] / _NS_PER_S, 2),
+            "cut_keep": knots(found.kept[~found.extends] / full[cut_from], 4),
+            "cut_length": knots(length[cut] / length[cut_from], 4),
+        },
     }
 
 

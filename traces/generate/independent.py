@@ -1,47 +1,50 @@
-"""Requests that have nothing to do with each other: lengths drawn apart, no prefix shared.
+"""Requests that have nothing to do with each other: no prefix is shared.
 
-The model of a trace that records lengths only.
+The model of a trace that records lengths only. `lengths.input` is a whole prompt.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from traces.tokens import SyntheticTokens
+from traces.generate.options import Options
 from traces.workload import TraceRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
     from numpy.typing import NDArray
 
-    from traces.generate.knots import Knots
+    from traces.generate.lengths import Lengths
+    from traces.generate.naming import Naming
 
 
-@dataclass(frozen=True, slots=True)
-class IndependentModel:
-    """Prompt and answer lengths in tokens, each by its own distribution."""
+class Independent(Options):
+    """Nothing is shared."""
 
-    input: Knots
-    output: Knots
+    kind: Literal["none"] = "none"
 
     def requests(
-        self, rng: np.random.Generator, arrivals_ns: NDArray[np.int64], vocab_size: int
-    ) -> list[TraceRequest]:
-        """One request per arrival; the first of more are those of fewer."""
-        uniform = rng.random((len(arrivals_ns), 2))
-        inputs = np.rint(self.input.at(uniform[:, 0])).astype(np.int64).tolist()
-        outputs = np.rint(self.output.at(uniform[:, 1])).astype(np.int64).tolist()
-        width = max(6, len(str(len(arrivals_ns))))
-        return [
-            TraceRequest(
-                id=f"r{row:0{width}d}",
-                arrival_ns=arrival,
-                prompt=SyntheticTokens(2 * row, prompt, vocab_size),
-                output=SyntheticTokens(2 * row + 1, output, vocab_size),
-            )
-            for row, (arrival, prompt, output) in enumerate(
-                zip(arrivals_ns.tolist(), inputs, outputs, strict=True)
-            )
-        ]
+        self,
+        arrivals_ns: Iterable[NDArray[np.int64]],
+        lengths: Lengths,
+        rng: np.random.Generator,
+        names: Naming,
+    ) -> Iterator[TraceRequest]:
+        """See `PrefixModel.requests`."""
+        row = 0
+        for block in arrivals_ns:
+            uniform = rng.random((len(block), 2))
+            inputs, outputs = lengths.draw(uniform[:, 0], uniform[:, 1])
+            for arrival, prompt, output in zip(
+                block.tolist(), inputs.tolist(), outputs.tolist(), strict=True
+            ):
+                yield TraceRequest(
+                    id=names.request(row),
+                    arrival_ns=arrival,
+                    prompt=names.text(2 * row, prompt),
+                    output=names.text(2 * row + 1, output),
+                    tenant=names.tenant,
+                )
+                row += 1

@@ -7,10 +7,13 @@ of either sign. Fitted families (lognormals, mixtures of them) reproduce these t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
+
+from traces.generate.options import Number, Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,30 +26,43 @@ PERCENTILES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Knots:
-    """The values at `PERCENTILES`, ascending.
+class Knots(Options):
+    """Values, ascending, and the percentiles they stand at.
 
-    Raises:
-        ValueError: not one value a percentile, or values that go down.
+    Attributes:
+        values: in the unit of what is drawn.
+        percentiles: from 0 to 100, ascending; by default those of `PERCENTILES`.
     """
 
-    values: tuple[float, ...]
+    kind: Literal["knots"] = "knots"
+    values: tuple[Number, ...]
+    percentiles: tuple[Number, ...] = PERCENTILES
 
-    def __post_init__(self) -> None:
-        if len(self.values) != len(PERCENTILES):
-            raise ValueError(f"expected {len(PERCENTILES)} knots, got {len(self.values)}")
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        places = self.percentiles
+        if len(self.values) != len(places):
+            raise ValueError(
+                f"expected {len(places)} knots, one a percentile, got {len(self.values)}"
+            )
         if list(self.values) != sorted(self.values):
             raise ValueError(f"expected ascending knots, got {self.values}")
+        strictly = all(one < other for one, other in pairwise(places))
+        if not (strictly and len(places) > 1 and places[0] == 0 and places[-1] == 100):
+            raise ValueError(f"expected ascending percentiles from 0 to 100, got {places}")
+        return self
 
     @classmethod
-    def of(cls, sample: ArrayLike, digits: int = 4) -> Knots:
+    def of(
+        cls, sample: ArrayLike, digits: int = 4, percentiles: Sequence[float] = PERCENTILES
+    ) -> Knots:
         """The knots of a sample, rounded to `digits` decimals."""
-        found: Sequence[float] = np.percentile(np.asarray(sample), PERCENTILES).tolist()
-        return cls(tuple(round(value, digits) for value in found))
+        found: Sequence[float] = np.percentile(np.asarray(sample), percentiles).tolist()
+        values = tuple(round(value, digits) for value in found)
+        return cls(values=values, percentiles=tuple(percentiles))
 
     def at(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
         """The quantiles at `uniform`, of any shape, in 0..1: the inverse of the distribution."""
         scale = np.arcsinh(np.array(self.values))
-        values: NDArray[np.float64] = np.sinh(np.interp(uniform * 100, PERCENTILES, scale))
+        values: NDArray[np.float64] = np.sinh(np.interp(uniform * 100, self.percentiles, scale))
         return values

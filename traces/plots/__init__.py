@@ -1,4 +1,4 @@
-"""Pictures of runs, from their records alone: latency, queues, KV use, throughput, batches.
+"""Pictures of runs, from their records alone: latency, throughput, queues, batches, KV, tenants.
 
 Each function takes runs and returns a matplotlib `Figure` of its own; `save_plots` writes them
 all. Nothing here knows which world wrote a run, or touches matplotlib's global state.
@@ -10,19 +10,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from traces.plots.batches import batch_size as batch_size
+    from traces.plots.hits import cache_hits as cache_hits
     from traces.plots.kv import kv_use as kv_use
     from traces.plots.latency import latency_ecdf as latency_ecdf
     from traces.plots.output_rate import throughput as throughput
+    from traces.plots.queues import queue_length as queue_length
+    from traces.plots.save import save_figure as save_figure
     from traces.plots.save import save_plots as save_plots
-    from traces.plots.timeline import batch_size as batch_size
-    from traces.plots.timeline import queue_length as queue_length
+    from traces.plots.style import THEMES as THEMES
+    from traces.plots.tenants import by_tenant as by_tenant
 
 # name -> the module it is defined in
 _EXPORTS: dict[str, str] = {
-    "batch_size": "traces.plots.timeline",
+    "THEMES": "traces.plots.style",
+    "batch_size": "traces.plots.batches",
+    "by_tenant": "traces.plots.tenants",
+    "cache_hits": "traces.plots.hits",
     "kv_use": "traces.plots.kv",
     "latency_ecdf": "traces.plots.latency",
-    "queue_length": "traces.plots.timeline",
+    "queue_length": "traces.plots.queues",
+    "save_figure": "traces.plots.save",
     "save_plots": "traces.plots.save",
     "throughput": "traces.plots.output_rate",
 }

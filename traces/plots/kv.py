@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from traces.plots import style
 from traces.plots.binning import centres, edges, mean_over_time, span
+from traces.plots.style import TimeAxis, theme_named
 from traces.records.errors import RecordError
 from traces.records.tables import named
 
@@ -19,40 +19,35 @@ if TYPE_CHECKING:
 
     from traces.records.run import Run
 
-#: Dark to light, so that the three differ in grey as well.
-FILLS = (
-    ("held by requests", "#0072B2"),
-    ("cached, evictable", "#9CCBE8"),
-    ("free", "#F4F4F4"),
-)
+NAMES = ("held by requests", "cached, evictable", "free")
 
 
-def kv_use(runs: Run | Sequence[Run], names: Sequence[str] | None = None) -> Figure:
+def kv_use(
+    runs: Run | Sequence[Run], names: Sequence[str] | None = None, *, theme: str = "light"
+) -> Figure:
     """Shares of the KV pool, stacked; a panel for each run.
 
     Raises:
         RecordError: where a run has no steps, or its manifest no KV capacity.
-        ValueError: where names are not one for each run, all different.
+        ValueError: where names are not one for each run, all different; for an unknown theme.
     """
-    by_name = named(runs, names)
+    by_name, style = named(runs, names), theme_named(theme)
     start, end = span(list(by_name.values()))
-    bounds, axis = edges(start, end), style.TimeAxis.over(start, end)
+    bounds, axis = edges(start, end), TimeAxis.over(start, end)
     figure, axes = style.panels(len(by_name), 1, 1.0 + 1.7 * len(by_name), sharex=True)
     handles = []
     for ax, (name, run) in zip(axes, by_name.items(), strict=True):
         # Up to the first and last edge, so that no strip at the sides stays white.
         times = np.concatenate([bounds[:1], centres(bounds), bounds[-1:]])
         shares = [np.pad(share, 1, mode="edge") for share in _shares(run, name, bounds)]
-        handles = ax.stackplot(
-            axis(times), shares, colors=[colour for _, colour in FILLS], linewidth=0
-        )
+        handles = ax.stackplot(axis(times), shares, colors=style.fills, linewidth=0)
         ax.set_ylim(0, 100)
         ax.set_xlim(*axis(bounds[[0, -1]]))
         ax.set_yticks([0, 25, 50, 75, 100])
         style.title(ax, name)
         style.labels(ax, y="KV pool (%)")
     style.labels(axes[-1], axis.label)
-    style.legend(figure, handles, [text for text, _ in FILLS])
+    style.legend(figure, handles, NAMES)
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from traces.plots import style
+from traces.plots.style import theme_named
 from traces.records.metrics import request_times
 from traces.records.tables import named
 
@@ -29,23 +29,26 @@ PANELS = (
 )
 
 
-def latency_ecdf(runs: Run | Sequence[Run], names: Sequence[str] | None = None) -> Figure:
+def latency_ecdf(
+    runs: Run | Sequence[Run], names: Sequence[str] | None = None, *, theme: str = "light"
+) -> Figure:
     """The empirical distribution of TTFT, TPOT and end-to-end latency, on logarithmic axes.
 
     Raises:
-        ValueError: where names are not one for each run, all different.
+        ValueError: where names are not one for each run, all different; for an unknown theme.
     """
-    by_name = named(runs, names)
+    by_name, style = named(runs, names), theme_named(theme)
     figure, axes = style.panels(1, len(PANELS), 3.4, sharey=True)
     handles = []
     for i, run in enumerate(by_name.values()):
         times = request_times(run)
         for ax, (latency, _, _, unit_ns) in zip(axes, PANELS, strict=True):
-            curve = _ecdf(getattr(times, latency) / unit_ns)
+            curve = ecdf(getattr(times, latency) / unit_ns)
             (handle,) = ax.plot(*curve, **style.line(i))
         handles.append(handle)
     for ax, (_, text, unit, _) in zip(axes, PANELS, strict=True):
-        _scales(ax)
+        share_scale(ax)
+        log_scale(ax)
         style.title(ax, text)
         style.labels(ax, f"{unit}, logarithmic")
     style.labels(axes[0], y="share of requests (%)")
@@ -53,7 +56,7 @@ def latency_ecdf(runs: Run | Sequence[Run], names: Sequence[str] | None = None) 
     return figure
 
 
-def _ecdf(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def ecdf(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """At most `POINTS` points of the distribution function: values, and shares in percent.
 
     What took no time at all has no place on a logarithmic axis and is counted at the left.
@@ -68,12 +71,17 @@ def _ecdf(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     return ordered, share
 
 
-def _scales(ax: Axes) -> None:
-    if np.isfinite(ax.dataLim.minposx):  # no finished request, no scale
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(numticks=7))
+def share_scale(ax: Axes) -> None:
+    """Shares of requests in percent, with those that latencies are quoted at marked."""
     ax.set_ylim(0, 101)
     ax.set_yticks([0, 25, 50, 75, 90, 99], ["0", "25", "50", "75", "90", "99"])
+
+
+def log_scale(ax: Axes) -> None:
+    """A logarithmic axis of durations, once they are drawn; without any, no scale."""
+    if np.isfinite(ax.dataLim.minposx):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(numticks=7))
     plain = FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}")
     ax.xaxis.set_major_formatter(plain)
     ax.xaxis.set_minor_formatter(NullFormatter())

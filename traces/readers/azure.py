@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from traces.errors import RowError, shown
-from traces.readers.fields import Clock
-from traces.readers.formats import ReadOptions, TraceContent, request_ids
-from traces.tokens import MAX_LENGTH, SyntheticTokens
+from traces.readers.fields import Clock, csv_count
+from traces.readers.formats import Facts, ReadOptions, TraceContent, request_ids
+from traces.tokens import SyntheticTokens
 from traces.workload import TraceRequest
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ class AzureFormat:
 
     name = "azure"
     described = f"CSV with the header {_HEADER}"
+    facts = Facts(unit="date")
 
     def recognises(self, line: str) -> bool:
         """Whether a line is the header or starts with a time."""
@@ -58,11 +58,11 @@ class AzureFormat:
             if len(fields) != len(_COLUMNS):
                 raise RowError(f"{len(fields)} fields in {shown(line)}", f"three: {_HEADER}")
             prompt, output = (
-                _length(text, name) for text, name in zip(fields[1:], _COLUMNS[1:], strict=True)
+                csv_count(text, name) for text, name in zip(fields[1:], _COLUMNS[1:], strict=True)
             )
             return clock.check(_time_ns(fields[0]), fields[0]), prompt, output
 
-        rows = list(islice(source.rows(lines, parse), options.limit))
+        rows = list(source.rows(lines, parse, options.limit))
         ids = request_ids([ordinal for ordinal, _ in rows])
         start = rows[0][1][0] if rows else 0
         requests = [
@@ -75,12 +75,6 @@ class AzureFormat:
             for name, (ordinal, (arrival, prompt, output)) in zip(ids, rows, strict=True)
         ]
         return TraceContent(requests, {})
-
-
-def _length(text: str, field: str) -> int:
-    if text.isascii() and text.isdigit() and 1 <= int(text[:11]) <= MAX_LENGTH:
-        return int(text[:11])
-    raise RowError(shown(text), f"an integer in 1..{MAX_LENGTH}", field=field)
 
 
 def _time_ns(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The fields of a JSON row, each taken with the type it must have.
+"""The fields of a row, JSON or CSV, each taken with the type it must have.
 
 Every function raises `RowError` with the field, what was found and what was expected.
 """
@@ -6,6 +6,8 @@ Every function raises `RowError` with the field, what was found and what was exp
 from __future__ import annotations
 
 import json
+import math
+from functools import lru_cache
 from typing import NoReturn
 
 import numpy as np
@@ -14,6 +16,8 @@ from traces.errors import RowError, shown
 from traces.tokens import MAX_LENGTH
 
 MAX_INT64 = 2**63 - 1
+UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 Row = dict[str, object]
 
 
@@ -32,9 +36,25 @@ def json_row(line: str) -> Row:
         raise RowError(
             f"{shown(line)} ({error})", "one well-formed JSON object on the line"
         ) from None
-    if not isinstance(row, dict):
-        raise RowError(shown(row), "a JSON object")
-    return row
+    return an_object(row)
+
+
+def an_object(value: object) -> Row:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise RowError(shown(value), "a JSON object")
+    return value
+
+
+@lru_cache(maxsize=64)
+def row_keys(line: str) -> frozenset[str]:
+    """The keys of the JSON object on a line; none where it holds anything else."""
+    if not line.startswith("{"):
+        return frozenset()
+    try:
+        return frozenset(json_row(line))
+    except RowError:
+        return frozenset()
 
 
 def required(row: Row, field: str, expected: str) -> object:
@@ -42,6 +62,14 @@ def required(row: Row, field: str, expected: str) -> object:
     if field not in row:
         raise RowError("no such field", expected, field=field)
     return row[field]
+
+
+def first_of(row: Row, names: tuple[str, ...]) -> tuple[str, object]:
+    """The one of several names that a row uses for a field, and its value; None if it has none."""
+    for name in names:
+        if name in row:
+            return name, row[name]
+    return names[0], None
 
 
 def integer(value: object, field: str, low: int = 0, high: int = MAX_INT64) -> int:
@@ -56,10 +84,60 @@ def length(value: object, field: str) -> int:
     return integer(value, field, low=1, high=MAX_LENGTH)
 
 
+def count(value: object, field: str) -> int:
+    """A number of tokens, perhaps none."""
+    return integer(value, field, low=0, high=MAX_LENGTH)
+
+
+def csv_count(text: str, field: str, low: int = 1) -> int:
+    """A number of tokens as CSV writes it, at least `low`."""
+    if text.isascii() and text.isdigit() and low <= int(text[:11]) <= MAX_LENGTH:
+        return int(text[:11])
+    raise RowError(shown(text), f"an integer in {low}..{MAX_LENGTH}", field=field)
+
+
+def time_ns(value: object, field: str, unit: str) -> int:
+    """Nanoseconds of a time or duration of 0 or more in `unit`: s, ms, us or ns.
+
+    Whole numbers are exact; others are rounded once, to the nearest nanosecond.
+    """
+    unit_ns = UNITS[unit]
+    if type(value) is int and 0 <= value <= MAX_INT64 // unit_ns:
+        return value * unit_ns
+    if type(value) is float and math.isfinite(value) and 0 <= value <= MAX_INT64 / unit_ns / 2:
+        return round(value * unit_ns)
+    raise RowError(shown(value), f"{_UNIT_NAMES[unit]}, a number of 0 or more", field=field)
+
+
+def csv_time_ns(text: str, field: str, unit: str) -> int:
+    """Nanoseconds of a time of 0 or more as CSV writes it, in `unit`."""
+    try:
+        value: object = int(text) if text.isascii() and text.isdigit() else float(text)
+    except ValueError:
+        value = text
+    return time_ns(value, field, unit)
+
+
 def string(value: object, field: str) -> str:
     """A string that is not empty."""
     if not isinstance(value, str) or not value:
         raise RowError(shown(value), "a string that is not empty", field=field)
+    return value
+
+
+def name_of(value: object, field: str) -> str:
+    """A name: a string that is not empty, or an integer, which is written out."""
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise RowError(shown(value), "a string or an integer", field=field)
+    return value
+
+
+def objects(value: object, field: str) -> list[Row]:
+    """A list of JSON objects, at least one."""
+    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+        raise RowError(shown(value), "a list of JSON objects", field=field)
     return value
 
 

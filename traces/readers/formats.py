@@ -1,4 +1,4 @@
-"""What a trace format is to the reader: a name, how its lines are recognised, how rows are read."""
+"""What a trace format is to the reader: a name, how it is recognised, how its rows are read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,28 @@ class ReadOptions:
     mooncake_arrivals: MooncakeArrivals
     seed: int
     vocab_size: int
+    block_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one should know of a format before trusting figures made from it.
+
+    Attributes:
+        unit: what its times are written in; "" where it has none.
+        blocks: tokens per prefix hash and what becomes of the last, partial block; "" where prompts
+            are not named by hashes.
+        sessions: what it says of requests that wait for others; "" if nothing.
+    """
+
+    unit: str
+    blocks: str = ""
+    sessions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceContent:
-    """What a file holds: requests in arrival order, and what to say about how they were read."""
+    """What a trace holds: requests in arrival order, and what to say about how they were read."""
 
     requests: list[TraceRequest]
     meta: dict[str, object]
@@ -39,6 +56,7 @@ class TraceFormat(Protocol):
 
     name: str
     described: str
+    facts: Facts
 
     def recognises(self, line: str) -> bool:
         """Whether a line (not blank) is written as this format writes one."""
@@ -49,9 +67,19 @@ class TraceFormat(Protocol):
     ) -> TraceContent:
         """All requests on `lines`, or the first `options.limit`.
 
+        A format whose unit is the document takes `source.documents()` instead.
+
         Raises:
             TraceError: a row is wrong and `source` does not leave bad rows out.
         """
+        ...
+
+
+class HeadFormat(TraceFormat, Protocol):
+    """A format that no single line gives away, but the first few do."""
+
+    def claims(self, head: list[str]) -> bool:
+        """Whether the first lines (not blank) are those of a file of this format."""
         ...
 
 

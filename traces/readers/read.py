@@ -1,29 +1,21 @@
-"""The way in: a trace file of any known format, found by what it holds, becomes a `Workload`."""
+"""The way in: a trace of any known format, found by what it holds, becomes a `Workload`."""
 
 from __future__ import annotations
 
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from traces.errors import RowError, TraceError, shown
-from traces.native import NativeFormat
-from traces.readers.azure import AzureFormat
-from traces.readers.fields import json_row
+from traces.errors import TraceError
 from traces.readers.formats import MooncakeArrivals, ReadOptions
 from traces.readers.lines import TraceLines
-from traces.readers.mooncake import MooncakeFormat
+from traces.readers.registry import FORMATS, format_of, recognised
 from traces.tokens import VOCAB_SIZE
 from traces.workload import Workload
 
 if TYPE_CHECKING:
     from traces.readers.formats import TraceFormat
 
-FORMATS: dict[str, TraceFormat] = {
-    form.name: form for form in (AzureFormat(), MooncakeFormat(), NativeFormat())
-}
-_LINES_LOOKED_AT = 20
-_SUFFIXES = (".gz", ".csv", ".jsonl", ".json", ".txt")
+_SUFFIXES = (".gz", ".zst", ".tar", ".csv", ".jsonl", ".json", ".txt")
 
 
 def read_trace(
@@ -35,19 +27,23 @@ def read_trace(
     mooncake_arrivals: MooncakeArrivals = "spread",
     seed: int = 0,
     vocab_size: int = VOCAB_SIZE,
+    block_size: int | None = None,
 ) -> Workload:
-    """Reads a trace: Azure CSV, Mooncake JSONL or native JSONL, plain or gzipped.
+    """Reads a trace in any of `traces.readers.registry.FORMATS`, plain, gzipped or zstd-compressed.
 
     Args:
-        path: the file.
-        format: "azure", "mooncake" or "native"; by default found by content.
+        path: the file, or a folder or tar of files in one format; or the name of a trace of the
+            catalogue that has been fetched.
+        format: the name of a format; by default found by content.
         skip_bad_rows: leave out rows that cannot be read; `meta` counts them and keeps the first
             few messages. Headers and archives must be sound all the same.
-        limit: the first requests only.
+        limit: the first requests only; of a trace in sessions, those of its first sessions.
         mooncake_arrivals: "spread" gives the requests of each arrival batch of a Mooncake file
             uniform times over the batch's interval, "keep" leaves them as stamped.
         seed: what the spreading is drawn from.
         vocab_size: token ids made for prompts and outputs lie below it. A native file says its own.
+        block_size: tokens per prefix hash, where a trace does not keep to its format's; one that
+            says its own must agree.
 
     Returns:
         The requests, and in `meta`: `path`, `format`, `sha256` of the uncompressed content (None
@@ -65,15 +61,17 @@ def read_trace(
         raise ValueError(f"unknown mooncake_arrivals {mooncake_arrivals!r}; known: {known}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 request, got {limit}")
-    source = TraceLines(Path(path), skip_bad_rows)
-    lines = iter(source)
-    head = list(islice(lines, _LINES_LOOKED_AT))
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be at least 1 token, got {block_size}")
+    path = _located(path)
+    source = TraceLines(path, skip_bad_rows)
+    head = source.head()
     if not head:
         raise TraceError(path, "an empty file", "a trace with at least one request")
-    form = FORMATS[format] if format is not None else _recognised(source, head)
+    form = FORMATS[format] if format is not None else recognised(source, head)
     source.hint = lambda line: _other_format(line, form)
-    options = ReadOptions(limit, mooncake_arrivals, seed, vocab_size)
-    content = form.read(source, chain(head, lines), options)
+    options = ReadOptions(limit, mooncake_arrivals, seed, vocab_size, block_size)
+    content = form.read(source, iter(source), options)
     if not content.requests:
         skipped = f"; the first: {source.messages[0]}" if source.messages else ""
         raise TraceError(
@@ -90,36 +88,37 @@ def read_trace(
         "skipped_messages": source.messages,
         **content.meta,
     }
-    name = _stem(Path(path)) if content.name is None else content.name
+    name = _stem(path) if content.name is None else content.name
     return Workload(name, content.requests, meta)
 
 
-def _recognised(source: TraceLines, head: list[tuple[int, str]]) -> TraceFormat:
-    """The format of the first line that any format knows as its own."""
-    for _, line in head:
-        for form in FORMATS.values():
-            if form.recognises(line):
-                return form
-    number, line = head[0]
-    if line.startswith("{"):
-        try:
-            json_row(line)
-        except RowError as error:
-            raise source.at(number, line, error) from None
-    known = "; ".join(f"{form.name}: {form.described}" for form in FORMATS.values())
-    raise TraceError(
-        source.path, f"no known trace format in {shown(line)}", f"one of {known}", line=number
-    )
+def _located(path: str | Path) -> Path:
+    """A path as it is or, where nothing is there, that of a fetched trace of this name."""
+    if Path(path).exists():
+        return Path(path)
+    from traces.catalogue import catalogue, find
+
+    name = str(path)
+    if name not in catalogue():
+        return Path(path)
+    fetched = find(name)
+    if fetched is None:
+        raise TraceError(
+            path,
+            "no such file; a trace of that name is in the catalogue, not yet fetched",
+            f"a trace file, or `twin trace fetch {name}` before",
+        )
+    return fetched
 
 
 def _other_format(line: str, form: TraceFormat) -> str:
-    for other in FORMATS.values():
-        if other is not form and other.recognises(line):
-            return (
-                f" (the line reads like {other.name}, the file like {form.name}: "
-                "a trace file holds one format)"
-            )
-    return ""
+    other = None if form.recognises(line) else format_of(line)
+    if other is None:
+        return ""
+    return (
+        f" (the line reads like {other.name}, the file like {form.name}: "
+        "a trace file holds one format)"
+    )
 
 
 def _stem(path: Path) -> str:

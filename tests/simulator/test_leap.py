@@ -1,0 +1,153 @@
+"""Leaping over rounds in which nothing is decided leaves every table as walking does, to the byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import ORDERS
+from simulator import Plan, SimulatorConfig, StepShape, simulate
+from traces import BlockTokens, SyntheticTokens, TraceRequest, Workload
+
+MS = 1_000_000
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> Workload:
+    """Requests that share prefixes, stop by themselves, give up, and come in bursts or far apart."""
+    requests = []
+    clock = 0
+    for i in range(draw(st.integers(1, 14))):
+        clock += draw(st.sampled_from([0, 0, 1, 30 * MS, 400 * MS]))
+        blocks = draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
+        prompt = BlockTokens(
+            np.array(blocks), 16, draw(st.integers(16 * len(blocks) - 15, 16 * len(blocks)))
+        )
+        output = draw(st.integers(1, 60))
+        requests.append(
+            TraceRequest(
+                f"r{i:02}",
+                clock,
+                prompt,
+                SyntheticTokens(i, output),
+                output + draw(st.sampled_from([0, 0, 1, 25])),
+                ignore_eos=draw(st.booleans()),
+                priority=draw(st.sampled_from([None, 0, 20])),
+                abort_ns=draw(st.sampled_from([None, None, clock + 90 * MS])),
+            )
+        )
+    return Workload("random", requests)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> dict[str, Any]:
+    """Policies of every kind, with little memory."""
+    decode_first = draw(st.booleans())
+    batching = (
+        "decode-first"
+        if decode_first
+        else draw(st.sampled_from(["prefill-first", "mixed", "static"]))
+    )
+    cached = "blocks" if decode_first else "radix"
+    policy: dict[str, Any] = {
+        "batching": batching,
+        "cache": draw(st.sampled_from([cached, cached, "none"])),
+        "overlap": draw(st.sampled_from(["overlapped", "serial"])),
+        "page_size": draw(st.sampled_from([1, 4, 16])),
+        "max_running_requests": draw(st.sampled_from([2, 6, 20])),
+        "order": draw(st.sampled_from(["fcfs", "lpm", "lof", "hrrn"])),
+    }
+    if decode_first:
+        policy["batching_options"] = {
+            "max_num_batched_tokens": draw(st.sampled_from([20, 64, 512]))
+        }
+    else:
+        policy["chunked_prefill_size"] = draw(st.sampled_from([16, 48, None]))
+        policy["priority"] = {"enabled": draw(st.booleans())}
+    return policy
+
+
+def tables(work: Workload, config: dict[str, Any], *, leap: bool) -> dict[str, Any]:
+    run = simulate(work, config, leap=leap, records=("requests", "steps", "tokens"))
+    return {
+        "requests": run.arrow("requests").to_pydict(),
+        "steps": run.arrow("steps").to_pydict(),
+        "manifest": run.manifest,
+    }
+
+
+@given(
+    workloads(),
+    policies(),
+    st.integers(120, 600),
+    st.sampled_from(["zero", "production"]),
+    st.sampled_from([None, 3]),
+)
+def test_leaping_and_walking_are_the_same(
+    work: Workload, policy: dict[str, Any], capacity: int, host: str, concurrency: int | None
+) -> None:
+    config = {
+        "policy": policy,
+        "kv": {"capacity_tokens": capacity},
+        "host": {"preset": host},
+        "workload": {"concurrency": concurrency},
+    }
+    walked = tables(work, config, leap=False)
+    leapt = tables(work, config, leap=True)
+    for table in ("requests", "steps"):
+        for column, values in walked[table].items():
+            assert leapt[table][column] == values, f"{table}.{column}"
+    assert leapt["manifest"] == walked["manifest"]
+
+
+@pytest.mark.parametrize("batching", ["prefill-first", "decode-first"])
+@pytest.mark.parametrize("overlap", ["overlapped", "serial"])
+def test_a_steady_decode_is_leapt_over(
+    batching: str, overlap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the test above could hold because nothing ever leaps."""
+    from simulator.latency.roofline import RooflineLatency
+
+    asked = 0
+    answer = RooflineLatency.step_ns
+
+    def counted(self: RooflineLatency, shape: StepShape) -> int:
+        nonlocal asked
+        asked += 1
+        return answer(self, shape)
+
+    monkeypatch.setattr(RooflineLatency, "step_ns", counted)
+    work = Workload(
+        "steady",
+        [
+            TraceRequest(f"r{i}", 0, SyntheticTokens(i, 30), SyntheticTokens(9 + i, 2000))
+            for i in (1, 2)
+        ],
+    )
+    cache = "blocks" if batching == "decode-first" else "radix"
+    policy = {"batching": batching, "cache": cache, "overlap": overlap, "page_size": 16}
+    run = simulate(work, {"policy": policy})
+    assert run.manifest["counts"]["steps"] >= 2000
+    assert asked < 40
+
+
+@given(st.integers(1, 300), st.integers(1, 10**7), st.integers(1, 50))
+def test_many_steps_take_what_each_takes(requests: int, kv_tokens: int, steps: int) -> None:
+    latency = Plan.of(SimulatorConfig()).latency
+    shapes = [
+        StepShape((), requests, kv_tokens + i * requests, requests, lambda: np.zeros(0, np.int64))
+        for i in range(steps)
+    ]
+    at_once = latency.decode_steps_ns(requests, kv_tokens, steps, lambda: np.zeros(0, np.int64))
+    assert at_once.tolist() == [latency.step_ns(shape) for shape in shapes]
+
+
+def test_the_orders_that_ship_are_known() -> None:
+    """So that a new one is thought of here: does it decide in steps that are leapt over?"""
+    assert {"fcfs", "lpm", "dfs-weight", "lof", "random", "hrrn", "routing-key"} <= {
+        *ORDERS.names()
+    }
