@@ -271,8 +271,9 @@ class Scheduler:
         request.retractions += 1
         self._given_up.append(request)
 
-    def end_running(self, request: Request, reason: FinishReason) -> None:
-        """End a running or chunked request without keeping what it computed."""
+    def end_running(self, request: Request, reason: FinishReason, why: str | None = None) -> None:
+        """End a running or chunked request without keeping what it computed, and say why."""
+        request.refusal = why
         request.epoch += 1
         self.running.settle(request)
         self.memory.release(request)

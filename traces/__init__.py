@@ -28,16 +28,19 @@ if TYPE_CHECKING:
     from traces.records.writer import RunWriter as RunWriter
     from traces.tokens import BlockTokens as BlockTokens
     from traces.tokens import ExplicitTokens as ExplicitTokens
+    from traces.tokens import JoinedTokens as JoinedTokens
     from traces.tokens import SyntheticTokens as SyntheticTokens
     from traces.tokens import Tokens as Tokens
     from traces.workload import TraceRequest as TraceRequest
     from traces.workload import Workload as Workload
+    from traces.writers.write import write_trace as write_trace
 
 # name -> the module it is defined in
 _EXPORTS: dict[str, str] = {
     # requests in
     "BlockTokens": "traces.tokens",
     "ExplicitTokens": "traces.tokens",
+    "JoinedTokens": "traces.tokens",
     "SyntheticTokens": "traces.tokens",
     "Tokens": "traces.tokens",
     "TraceError": "traces.errors",
@@ -46,6 +49,7 @@ _EXPORTS: dict[str, str] = {
     "Workload": "traces.workload",
     "read_trace": "traces.readers.read",
     "write_native": "traces.native",
+    "write_trace": "traces.writers.write",
     # records out
     "ItlAccumulator": "traces.records.itl",
     "METRICS": "traces.records.definitions",

@@ -9,6 +9,7 @@ import click
 
 from twin.failures import BadInput, bad_input
 from twin.options import READING_OPTIONS, generated, options, read_workload
+from twin.trace_files import catalogue, convert, fetch, formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from traces.generate import WorkloadSpec
     from traces.inspect import Measured
     from traces.workload import TraceRequest
-from twin.trace_files import catalogue, convert, fetch, formats
 
 
 @click.group()

@@ -295,7 +295,8 @@ class PrefillFirst(Batching):
         s.ratio.after_retraction(kept)
         if len(kept) == 1 and not self.kv.round_fits(s.running):
             if s.chunked is None:
-                s.end_running(kept[0], FinishReason.ABORT)
+                full = f"the KV pool of {self.kv.capacity} tokens has no room for the last request"
+                s.end_running(kept[0], FinishReason.ABORT, full)
             else:
                 s.give_up(kept[0])
                 s.retracted.append(kept[0])

@@ -38,7 +38,7 @@ WORK = crowd(1, 60, 15 * MS, prompt=40, output=8)
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("policy.order=lifo", "unknown queue order 'lifo'; known are dfs-weight, fcfs,"),
+        ("policy.order=lifo", "unknown queue order 'lifo'; known are dfs-weight, fair, fcfs,"),
         ("policy.batching=magic", "unknown batching 'magic'; known are"),
         ("policy.eviction=oldest", "unknown eviction 'oldest'; known are fifo,"),
         ("policy.odrer=lpm", "unknown key 'policy.odrer'; known here are order,"),

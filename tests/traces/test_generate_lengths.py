@@ -48,9 +48,9 @@ weibull = st.builds(
     st.floats(0.01, 1e4),
 )
 exponential = st.builds(lambda m: {"kind": "exponential", "mean": m}, st.floats(0.01, 1e4))
-knots = st.lists(
-    st.floats(0, 1e6), min_size=len(PERCENTILES), max_size=len(PERCENTILES)
-).map(lambda values: {"kind": "knots", "values": sorted(values)})
+knots = st.lists(st.floats(0, 1e6), min_size=len(PERCENTILES), max_size=len(PERCENTILES)).map(
+    lambda values: {"kind": "knots", "values": sorted(values)}
+)
 any_distribution = fixed | uniform | lognormal | weibull | exponential | knots
 
 

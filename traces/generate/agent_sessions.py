@@ -6,6 +6,7 @@ length holds the contexts of its live sessions and nothing else.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from heapq import merge
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,14 +91,15 @@ class AgentSessions:
         model, session = self._model, self._names.session(number)
         waits_for: tuple[str, ...] = ()
         new, wait_ns = history.length, 0
-        for turn, step in enumerate(self._steps(steps)):
-            if turn:
+        turns = count()  # subagents' requests counted, as they arrive
+        for place, step in enumerate(self._steps(steps)):
+            if place:
                 grown = self._grow(history, step, window)
                 if grown is None:
                     return
                 new, wait_ns = grown, step.wait_ns
                 at_ns += wait_ns
-            name = f"{session}-{turn:03d}"
+            name = f"{session}-{place:03d}"
             prompt = history.prompt()
             yield TraceRequest(
                 id=name,
@@ -108,7 +110,7 @@ class AgentSessions:
                 session=session,
                 depends_on=waits_for,
                 delay_ns=wait_ns,
-                turn=turn,
+                turn=next(turns),
             )
             waits_for = (name,)
             at_ns += model.answer.ns(len(prompt), new, step.output)
@@ -119,7 +121,7 @@ class AgentSessions:
                 ends: list[str] = []
                 helpers = self._helpers(model.subagents, number, pieces, name, at_ns)
                 for request, ended_ns in helpers:
-                    yield request
+                    yield replace(request, turn=next(turns))
                     last_ns = max(last_ns, ended_ns)
                     ends = [one for one in ends if one not in request.depends_on]
                     ends.append(request.id)

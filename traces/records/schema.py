@@ -115,7 +115,7 @@ _TOKEN_TIMES = Column(
 )
 
 _STEPS = (
-    Column("iteration", "int64", "number of the step, from 0"),
+    Column("iteration", "int64", "number of the loop's round that launched it, from 1"),
     Column("mode", ("extend", "decode", "mixed", "empty"), "what kind of batch it ran"),
     Column("launch_ns", "int64", "when the host launched it"),
     Column("start_ns", "int64", "when the device began it"),
@@ -125,7 +125,7 @@ _STEPS = (
     Column("host_schedule_ns", "int64", "host time choosing the batch"),
     Column("host_prepare_ns", "int64", "host time preparing its inputs"),
     Column("host_launch_ns", "int64", "host time launching it"),
-    Column("host_collect_ns", "int64", "host time fetching its results, waiting included"),
+    Column("host_collect_ns", "int64", "host time fetching its results, the wait apart"),
     Column("host_commit_ns", "int64", "host time applying its results"),
     Column("prefill_requests", "int64", "rows that extend a prompt"),
     Column("prefill_tokens", "int64", "new prompt tokens computed"),
@@ -135,7 +135,7 @@ _STEPS = (
     Column("query_kv_product", "int64", "sum over rows of query tokens times KV length"),
     Column("new_token_ratio", "float64", "share of unproduced output reserved at admission"),
     Column("waiting", "int64", "requests in the waiting queue"),
-    Column("running", "int64", "requests admitted and not ended"),
+    Column("running", "int64", "requests that decode"),
     Column("free_tokens", "int64", "KV slots free"),
     Column("evictable_tokens", "int64", "KV slots cached and held by no request"),
     Column("protected_tokens", "int64", "KV slots cached and locked by a request"),
@@ -143,7 +143,7 @@ _STEPS = (
 )
 
 _DECISIONS = (
-    Column("iteration", "int64", "number of the loop's round, from 0"),
+    Column("iteration", "int64", "number of the loop's round, from 1"),
     Column("kind", ("receive", "item"), "what came in, or what a batch held"),
     Column("time_ns", "int64", "when it was received, or its batch launched"),
     Column("request_id", "str", "whom it is about; null for an empty inbox", nullable=True),
