@@ -42,6 +42,10 @@ MOST = 65_536
 """Rounds gone through at once, at most: their times take memory."""
 
 
+WORTH_LEAPING = 6
+"""Fewer rounds than this are walked through in less time than a leap takes to prepare."""
+
+
 class StuckError(RuntimeError):
     """The scheduler has work and plans nothing, round after round."""
 
@@ -199,7 +203,7 @@ class World:
                 yield timeout(wait)
 
     def _plan_leap(self, batch: Batch, at_most: int) -> Leap | None:
-        """The rounds to go through at once, and their times; None for fewer than two."""
+        """The rounds to go through at once, and their times; None where that is not worth it."""
         if not self._may_leap:
             return None
         pending = self._pending if self.scheduler.overlapped else None
@@ -207,7 +211,7 @@ class World:
             return None
         # the last step's result is committed only after the leap where it stays in flight
         rounds = min(at_most, self._model.rounds_to_stop(batch) + (pending is not None), MOST)
-        if rounds < 2:
+        if rounds < WORTH_LEAPING:
             return None
         assert batch.decode is not None
         rows = len(batch.decode)
@@ -221,9 +225,14 @@ class World:
             self._host.commit_ns(rows, 0),
         )
         until, now = self._load.next_ns(), self.now + self._debt
-        if until is not None:  # a round takes at least the host's time: look no further than needed
-            shortest = max(host.to_launch + host.to_commit, 1)
-            rounds = min(rounds, max(until - now, 0) // shortest + 1)
+        if until is not None:  # look no further than there is time for, by the step before
+            assert self._pending is not None
+            on_device = self._pending.end_ns - self._pending.start_ns
+            on_host = host.to_launch + host.to_commit
+            round_ns = on_device + on_host if pending is None else max(on_device, on_host)
+            rounds = min(rounds, max(until - now, 0) // max(round_ns, 1) + 1)
+            if rounds < WORTH_LEAPING:
+                return None
         kv_tokens = batch.decode.kv_tokens + rows
         device = self._latency.decode_steps_ns(rows, kv_tokens, rounds, batch.decode.seq_lens)
         gauges = self.scheduler.gauges()

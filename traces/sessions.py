@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from traces.workload import TraceRequest
 
+SESSIONS_AT_ONCE = 50
+"""How many agent sessions are under way at once by default, where a trace does not say when they start."""
+
 
 def check_sessions(requests: Sequence[TraceRequest]) -> None:
     """Holds the requests of a workload to what a session is.

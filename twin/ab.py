@@ -72,6 +72,7 @@ def ab(
     *,
     overwrite: bool,
     strict: bool,
+    leap: bool,
     as_json: bool,
 ) -> None:
     """Simulate one workload under several policies, and compare.
@@ -101,6 +102,7 @@ def ab(
             wanted,
             overwrite,
             strict,
+            leap,
             given.policy_files,
             given.modules,
         )

@@ -33,7 +33,7 @@ def export(
     policy_files: tuple[str, ...],
     modules: tuple[str, ...],
 ) -> None:
-    """Print the command that serves with this policy on SGLang or vLLM.
+    """Print the command that serves with a policy on SGLang or vLLM.
 
     Only what differs from the engine's defaults is said. What has no counterpart there is named on
     stderr, with what the engine would do instead.

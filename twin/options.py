@@ -71,7 +71,9 @@ READING_OPTIONS = (
     ),
 )
 WORKLOAD_OPTIONS = (
-    click.option("--trace", metavar="PATH", help="Trace: Azure CSV, Mooncake or native JSONL."),
+    click.option(
+        "--trace", metavar="PATH", help="Trace, or a fetched one by name; see `twin trace formats`."
+    ),
     click.option(
         "--workload", metavar="PRESET", help="Generated workload; see `twin trace presets`."
     ),
@@ -84,6 +86,17 @@ WORKLOAD_OPTIONS = (
         type=float,
         metavar="R",
         help="Requests per second of a generated workload [the preset's own].",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Closed loop: N clients or sessions at once, each sending when it has its answer.",
+    ),
+    click.option(
+        "--loop",
+        type=click.Choice(["auto", "open", "closed"]),
+        help="Requests at the trace's times, or when what they wait for is there [config: auto].",
     ),
 )
 
@@ -105,10 +118,14 @@ class Given:
     mooncake_arrivals: Literal["spread", "keep"]
     speedup: float
     rate: float | None
+    concurrency: int | None
+    loop: str | None
 
     def load_config(self, more: Sequence[str] = ()) -> SimulatorConfig:
         """The config, with the settings and `more` settings over it; policies are imported first."""
-        settings = [*self.settings, *more]
+        sent = {"concurrency": self.concurrency, "loop": self.loop}
+        said = [f"workload.{key}={value}" for key, value in sent.items() if value is not None]
+        settings = [*said, *self.settings, *more]
         config = read_config(
             self.config, self.preset, settings, self.seed, self.policy_files, self.modules
         )

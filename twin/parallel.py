@@ -40,6 +40,7 @@ class Task:
     records: Sequence[str]
     overwrite: bool
     strict: bool
+    leap: bool
     policy_files: tuple[str, ...]
     modules: tuple[str, ...]
 
@@ -163,6 +164,7 @@ def _simulate(task: Task, parent: Connection) -> None:
         overwrite=task.overwrite,
         records=task.records,
         strict=task.strict,
+        leap=task.leap,
         progress=tell,
     )
 

@@ -24,6 +24,13 @@ RECORDING_OPTIONS = (
     ),
     click.option("--overwrite", is_flag=True, help="Replace the run that the folder holds."),
     click.option("--strict", is_flag=True, help="A refused request is an error."),
+    click.option(
+        "--no-leap",
+        "leap",
+        flag_value=False,
+        default=True,
+        help="Walk through every decode step; the run is the same to the byte, and takes longer.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and only that."),
 )
 
@@ -40,7 +47,14 @@ EXAMPLES = (
 @click.option("--out", metavar="DIR", help="Run folder [runs/WORKLOAD-ORDER].")
 @options(*RECORDING_OPTIONS)
 def simulate(
-    given: Given, out: str | None, records: str, *, overwrite: bool, strict: bool, as_json: bool
+    given: Given,
+    out: str | None,
+    records: str,
+    *,
+    overwrite: bool,
+    strict: bool,
+    leap: bool,
+    as_json: bool,
 ) -> None:
     """Replay a trace, or a generated workload, in virtual time.
 
@@ -67,6 +81,7 @@ def simulate(
             overwrite=overwrite,
             records=wanted,
             strict=strict,
+            leap=leap,
             progress=sys.stderr.isatty() and not as_json,
         )
     except KeyboardInterrupt:

@@ -32,3 +32,13 @@ def test_both_overload(batching):
 def test_the_one_within_its_share_does_not_wait_for_the_other():
     fair, fcfs = (run(order, "mixed", 2.5, 20) for order in ("fair", "fcfs"))
     assert fair["ttft_p99_s"] < 2 < fcfs["ttft_p50_s"]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_leaping_over_rounds_changes_no_turn(batching):
+    policy = {"order": "fair", "batching": batching, "cache": BATCHINGS[batching]}
+    policy |= {"max_running_requests": RUNNING, "order_options": {"weights": {"light": 3}}}
+    workload = two_tenants(10, 40, seconds=2)
+    leapt, walked = (simulate(workload, {"policy": policy}, leap=leap) for leap in (True, False))
+    assert leapt.requests.equals(walked.requests)
+    assert leapt.steps.equals(walked.steps)

@@ -79,11 +79,11 @@ SIMULATE = ("simulate", "--workload", "azure-conversation", "--limit", 3)
     ("arguments", "says"),
     [
         (("nope",), "no command 'nope'; known are simulate, compare"),
-        (("simulate",), "either --trace PATH or --workload PRESET; presets are azure"),
+        (("simulate",), "either --trace PATH or --workload PRESET; presets are aiperf"),
         (("simulate", "--trace", "a", "--workload", "b"), "either --trace"),
         (("simulate", "--trace", "nope.jsonl"), "nope.jsonl: found no such file"),
         (("simulate", "--trace", "azure-conversation"), "use --workload azure-conversation"),
-        (("simulate", "--workload", "nope"), "unknown preset 'nope'; known: azure"),
+        (("simulate", "--workload", "nope"), "unknown preset 'nope'; known: aiperf"),
         (("simulate", "--trace", "x", "--rate", 1), "--rate is for a generated workload"),
         ((*SIMULATE, "--limit", 0), "0 is not in the range x>=1"),
         ((*SIMULATE, "--speedup", "nan"), "speedup must be a positive number"),

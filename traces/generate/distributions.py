@@ -7,7 +7,7 @@ fewer requests are the first of more, and correlated lengths come from correlate
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
@@ -137,36 +137,36 @@ class Lognormal(Options):
             raise ValueError("mixture is empty; expected at least one component")
         if self.high is not None and self.low >= self.high:
             raise ValueError(f"low is {self.low}, not below high, {self.high}")
-        cumulative, _ = self._table
+        cumulative, _ = _lognormal_table(self.mixture, self.low, self.high)
         if not cumulative[-1] > cumulative[0]:
             raise ValueError(f"the mixture has no probability within {self.low}..{self.high}")
         return self
 
-    @cached_property
-    def _table(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The distribution function, and the logarithms it is at."""
-        from scipy.special import ndtr
-
-        parts = self.mixture
-        first = min(part.mu - _TAIL * part.sigma for part in parts)
-        last = max(part.mu + _TAIL * part.sigma for part in parts)
-        if self.low > 0:
-            first = max(first, float(np.log(self.low)))
-        if self.high is not None:
-            last = min(last, float(np.log(self.high)))
-        logs = np.linspace(first, last, _GRID)
-        total = sum(part.weight for part in parts)
-        cumulative = sum(
-            part.weight / total * ndtr((logs - part.mu) / part.sigma) for part in parts
-        )
-        return np.asarray(cumulative), logs
-
     def at(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Quantiles.at`."""
-        cumulative, logs = self._table
+        cumulative, logs = _lognormal_table(self.mixture, self.low, self.high)
         within = cumulative[0] + uniform * (cumulative[-1] - cumulative[0])
         drawn: NDArray[np.float64] = np.exp(np.interp(within, cumulative, logs))
         return drawn
+
+
+@cache
+def _lognormal_table(
+    parts: tuple[Component, ...], low: float, high: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The distribution function of a mixture, and the logarithms it is at."""
+    from scipy.special import ndtr
+
+    first = min(part.mu - _TAIL * part.sigma for part in parts)
+    last = max(part.mu + _TAIL * part.sigma for part in parts)
+    if low > 0:
+        first = max(first, float(np.log(low)))
+    if high is not None:
+        last = min(last, float(np.log(high)))
+    logs = np.linspace(first, last, _GRID)
+    total = sum(part.weight for part in parts)
+    shares = [part.weight / total * ndtr((logs - part.mu) / part.sigma) for part in parts]
+    return np.sum(shares, axis=0), logs
 
 
 class Empirical(Options):
@@ -263,12 +263,15 @@ class Popularity(Options):
     count: Annotated[int, Field(ge=1)] = 1
     zipf_alpha: NonNegative = 0.0
 
-    @cached_property
-    def _cumulative(self) -> NDArray[np.float64]:
-        weights = np.arange(1, self.count + 1, dtype=np.float64) ** -self.zipf_alpha
-        return np.cumsum(weights / weights.sum())
-
     def at(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Which one, from 0, for each of `uniform`."""
-        chosen: NDArray[np.int64] = np.searchsorted(self._cumulative, uniform, side="right")
+        chosen: NDArray[np.int64] = np.searchsorted(
+            _cumulative_zipf(self.count, self.zipf_alpha), uniform, side="right"
+        )
         return np.minimum(chosen, self.count - 1)
+
+
+@cache
+def _cumulative_zipf(count: int, alpha: float) -> NDArray[np.float64]:
+    weights = np.arange(1, count + 1, dtype=np.float64) ** -alpha
+    return np.cumsum(weights / weights.sum())

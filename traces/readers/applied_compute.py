@@ -15,6 +15,7 @@ from traces.errors import RowError, shown
 from traces.readers.conversations import Conversations, Turn, from_start
 from traces.readers.fields import Row, count, integer, json_row, length, row_keys, time_ns
 from traces.readers.formats import Facts, ReadOptions, TraceContent
+from traces.sessions import SESSIONS_AT_ONCE
 from traces.tokens import SyntheticTokens
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ class AppliedComputeFormat:
             requests += made
             if options.limit is not None and len(requests) >= options.limit:
                 break
-        meta: dict[str, object] = {"arrivals": "every session starts at 0"}
+        meta: dict[str, object] = {
+            "arrivals": "every session starts at 0",
+            "concurrency": SESSIONS_AT_ONCE,
+        }
         return TraceContent(from_start(requests[: options.limit]), meta)
 
 

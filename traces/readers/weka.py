@@ -26,6 +26,7 @@ from traces.readers.conversations import from_start
 from traces.readers.fields import count, row_keys, string, time_ns
 from traces.readers.formats import Facts, ReadOptions, TraceContent
 from traces.readers.lines import Place
+from traces.sessions import SESSIONS_AT_ONCE
 from traces.tokens import JoinedTokens, SyntheticTokens, Tokens
 from traces.workload import TraceRequest
 
@@ -81,6 +82,7 @@ class WekaFormat:
             requests += session.requests(ordinal, base)
             base += session.blocks.names
         meta: dict[str, object] = {
+            "concurrency": SESSIONS_AT_ONCE,
             "sessions": len(ordered),
             "arrivals": "every session starts at 0",
             "empty_answers_read_as_one_token": sum(s.empty_answers for s in ordered),
