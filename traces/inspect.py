@@ -124,8 +124,8 @@ class TraceSummary:
             ("input tokens", f"{self.input_tokens:,}"),
             ("output tokens", f"{self.output_tokens:,}"),
             ("sessions", f"{self.sessions:,}" if self.sessions else "-"),
-            (f"requests of a session {spreads}", spread(self.session_requests)),
-            (f"wait after an answer {spreads}", spread(self.wait_s, "s")),
+            (f"requests a session {spreads}", spread(self.session_requests)),
+            (f"wait {spreads}", spread(self.wait_s, "s")),
             (
                 f"unique / all blocks of {self.block_size}",
                 f"{self.unique_blocks:,} / {self.block_references:,}",

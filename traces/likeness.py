@@ -67,5 +67,5 @@ def side_by_side(several: Sequence[Measured]) -> tuple[list[str], list[list[str]
         for label in _DISTRIBUTIONS:
             found = [one[label] for one in apart]
             shown = ("-" if value is None else f"{value:.3f}" for value in found)
-            rows.append([f"Kolmogorov-Smirnov distance, {label}", "", *shown])
+            rows.append([f"KS distance, {label}", "", *shown])
     return ["", *(one.name for one in several)], rows

@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Entry] = {
     "plot": Entry("twin.plot:plot", "Draw runs: latency, throughput, queues, KV, tenants."),
     "timeline": Entry("twin.timeline:timeline", "Draw a run as a timeline for ui.perfetto.dev."),
     "ab": Entry("twin.ab:ab", "Simulate one workload under several policies, and compare."),
-    "trace": Entry("twin.trace:trace", "Inspect and generate workloads."),
+    "trace": Entry("twin.trace:trace", "Fetch, read, convert, inspect and generate workloads."),
     "policies": Entry("twin.listing:policies", "List the policies that a config may name."),
     "config": Entry("twin.listing:config", "Print the whole config, every key with its value."),
     "export": Entry(

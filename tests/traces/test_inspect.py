@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from traces import BlockTokens, ExplicitTokens, SyntheticTokens, TraceRequest, Workload, read_trace
 from traces.inspect import inspect
-from traces.prefixes import prompt_blocks
+from traces.prefixes import own_block_size, prompt_blocks
 from traces.reuse import reuse
+from traces.tokens import JoinedTokens
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
 MOONCAKE = SHARED / "mooncake" / "conversation_trace.jsonl.gz"
@@ -53,6 +54,46 @@ def test_hashes_and_the_tokens_they_stand_for_share_alike(prompts):
     hashed = workload([BlockTokens(np.array(ids), 4, 4 * len(ids)) for ids in prompts])
     explicit = workload([ExplicitTokens(r.prompt.array()) for r in hashed])
     assert inspect(hashed, block_size=4) == inspect(explicit, block_size=4)
+
+
+part = st.one_of(
+    st.builds(SyntheticTokens, st.integers(0, 2), st.integers(0, 9)),
+    st.builds(ExplicitTokens, short_ids),
+    st.lists(st.integers(0, 1), min_size=1, max_size=4).map(
+        lambda ids: BlockTokens(np.array(ids), 3, 3 * len(ids) - len(ids) % 2)
+    ),
+)
+joined = st.lists(part, min_size=1, max_size=4).map(JoinedTokens).filter(len)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(joined, st.sampled_from([None, "s", "t"])), min_size=1, max_size=8),
+    st.integers(1, 5),
+)
+def test_what_prompts_are_held_as_changes_nothing(held, block_size):
+    def request(i, prompt, session=None):
+        return TraceRequest(f"r{i}", 0, prompt, SyntheticTokens(i, 1), session=session)
+
+    sessions = [request(i, prompt, session) for i, (prompt, session) in enumerate(held)]
+    plain = [request(i, ExplicitTokens(prompt.array())) for i, (prompt, _) in enumerate(held)]
+    for one, other in zip(
+        prompt_blocks(sessions, block_size), prompt_blocks(plain, block_size), strict=True
+    ):
+        assert one.tolist() == other.tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(short_ids, st.integers(0, 2)), min_size=1, max_size=8))
+def test_full_hashes_and_what_is_left_over(prompts):
+    def prompt(ids, rest):
+        blocks = BlockTokens(np.array(ids), 3, 3 * len(ids))
+        return JoinedTokens([blocks, SyntheticTokens(5, rest)])
+
+    hashed = workload([prompt(*one) for one in prompts], session="s")
+    plain = workload([ExplicitTokens(prompt(*one).array()) for one in prompts])
+    assert own_block_size(hashed.requests) == 3
+    assert inspect(hashed).endless_hit_ratio == inspect(plain, block_size=3).endless_hit_ratio
 
 
 def test_namespaces_share_nothing():

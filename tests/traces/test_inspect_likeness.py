@@ -49,7 +49,7 @@ def test_the_table_has_a_column_each_and_the_distances_to_the_first(several):
     assert all(len(row) == 4 for row in rows)
     found = {row[0]: row[1:] for row in rows}
     assert found["requests"] == ["200", "200", "200"]
-    apart = found["Kolmogorov-Smirnov distance, input"]
+    apart = found["KS distance, input"]
     assert (apart[0], apart[2]) == ("", "0.000")
     assert float(apart[1]) > 0.5
     _, alone = side_by_side(several[:1])

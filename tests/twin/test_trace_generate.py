@@ -76,7 +76,7 @@ def test_traces_side_by_side(twin, tmp_path):
     generate(twin, "--preset", "lmsys", "--n", 50, "--out", "w.jsonl")
     options = ("w.jsonl", "lmsys", "sharegpt", "--limit", 50)
     shown = twin("trace", "inspect", *options, "--plot", "plots/w.png")
-    assert "Kolmogorov-Smirnov distance, input" in shown.stdout
+    assert "KS distance, input" in shown.stdout
     assert (tmp_path / "plots" / "w.png").stat().st_size > 10_000
     values = json.loads(twin("trace", "inspect", *options, "--json").stdout)
     assert [one["requests"] for one in values["traces"]] == [50, 50, 50]
