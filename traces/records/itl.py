@@ -40,6 +40,8 @@ class ItlAccumulator:
         self._runs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._extremes: tuple[int, int] | None = None
         self.exact = True
+        self._many: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # not folded yet
+        self._held = 0  # gaps in them
 
     def add(self, gap_ns: int, weight: int = 1) -> None:
         """Count a gap that `weight` requests saw."""
@@ -54,8 +56,11 @@ class ItlAccumulator:
         Raises:
             ValueError: where there are not as many weights as gaps.
         """
-        gaps = np.asarray(gaps_ns, np.int64)
-        self._fold(gaps, np.broadcast_to(np.asarray(weights, np.int64), gaps.shape))
+        gaps = np.array(gaps_ns, np.int64)  # a copy: it is folded later
+        self._many.append((gaps, np.broadcast_to(np.asarray(weights, np.int64), gaps.shape)))
+        self._held += len(gaps)
+        if self._held >= CHUNK:
+            self._fold_many()
 
     def summary(self) -> dict[str, float | int | bool]:
         """The statistics in nanoseconds, for the manifest's `itl`.
@@ -65,6 +70,7 @@ class ItlAccumulator:
         gap repeated by its weight. Where `exact` is false, gaps were rounded to a relative 1e-3.
         """
         self._fold_lists()
+        self._fold_many()
         self._merge(all_runs=True)
         gaps, counts = self._runs[0] if self._runs else (np.zeros(0, np.int64),) * 2
         stats = describe(gaps, counts)
@@ -74,6 +80,12 @@ class ItlAccumulator:
         low, high = self._extremes  # rounding does not move these
         named |= {"min_ns": float(low), "max_ns": float(high)}
         return {"count": stats.count, "exact": self.exact, **named}
+
+    def _fold_many(self) -> None:
+        if self._many:
+            gaps, weights = zip(*self._many, strict=True)
+            self._many, self._held = [], 0
+            self._fold(np.concatenate(gaps), np.concatenate(weights))
 
     def _fold_lists(self) -> None:
         if self._gaps:
