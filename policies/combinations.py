@@ -49,7 +49,10 @@ def check(policy: PolicyConfig) -> None:
     RETRACTIONS.create(policy.retraction)
     if policy.cache not in batching.caches:
         known = " or ".join(batching.caches)
-        raise ValueError(f"batching {policy.batching} plans with cache {known}, not {policy.cache}")
+        raise ValueError(
+            f"batching {policy.batching} plans with cache {known}, not {policy.cache}: "
+            f"set policy.cache to {known}"
+        )
     if policy.cache == "blocks" and order.needs_tree:
         raise ValueError(f"order {policy.order} needs cache radix: hashed blocks have no tree")
     if policy.order == "shortest-prefill-first" and policy.cache == "none":

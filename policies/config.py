@@ -245,7 +245,11 @@ def load_config(cls: type[C], path: str | Path | None = None, settings: Sequence
             msg = f"{path}: cannot be read ({error.strerror}); give the path of a YAML config"
             raise ConfigError(msg) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            msg = f"{path}: is not YAML: {error}"
+            mark = getattr(error, "problem_mark", None)
+            where = (
+                f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else f": {error}"
+            )
+            msg = f"{path}: is not YAML{where}"
             raise ConfigError(msg) from None
         if loaded is not None and not isinstance(loaded, dict):
             msg = f"{path}: holds a {type(loaded).__name__}; a config is a mapping of sections"

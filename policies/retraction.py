@@ -49,7 +49,7 @@ class WorstPriorityFirst:
 
 @RETRACTIONS.register("last-in")
 class LastIn:
-    """Whoever joined the running batch last, as vLLM does."""
+    """Whoever joined the running batch last (decode-first has this built in, as vLLM)."""
 
     def arrange(self, running: Sequence[Request], priorities: Priorities) -> list[Request]:  # noqa: ARG002
         """See `Retraction.arrange`."""

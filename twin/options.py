@@ -130,6 +130,7 @@ class Given:
             self.config, self.preset, settings, self.seed, self.policy_files, self.modules
         )
         note_departures(config)
+        note_fallback(config)
         return config
 
     def load_workload(self, seed: int) -> Workload:
@@ -218,6 +219,19 @@ def note_departures(config: SimulatorConfig) -> None:
         if departure not in noted:
             noted.add(departure)
             click.echo(f"beyond {config.preset}: {departure}", err=True)
+
+
+def note_fallback(config: SimulatorConfig) -> None:
+    """Say on stderr where an order has nothing to look at and the queue stays first come."""
+    from policies.registry import ORDERS
+
+    policy = config.policy
+    if policy.cache == "none" and ORDERS.create(policy.order, policy.order_options).cache_aware:
+        click.echo(
+            f"note: order {policy.order} goes by the prefix cache; with policy.cache none the queue "
+            "stays in fcfs order, as in SGLang",
+            err=True,
+        )
 
 
 def read_workload(

@@ -17,8 +17,16 @@ EXAMPLES = (
 @click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN ...]")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the pictures.")
 @click.option("--names", metavar="A,B", help="What to call the runs [their folders' names].")
-@click.option("--theme", default="light", show_default=True, help="light (also for print) or dark.")
-@click.option("--format", "kind", default="png", show_default=True, help="png or svg.")
+@click.option(
+    "--theme",
+    type=click.Choice(["light", "dark"]),
+    default="light",
+    show_default=True,
+    help="Light is for print too.",
+)
+@click.option(
+    "--format", "kind", type=click.Choice(["png", "svg"]), default="png", show_default=True
+)
 def plot(runs: tuple[str, ...], out: str, names: str | None, theme: str, kind: str) -> None:
     """Draw runs: latency, throughput, queues, batches, KV use, cache hits, and tenants.
 

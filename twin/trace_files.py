@@ -148,4 +148,4 @@ def convert(
         losses = write_trace(work, path, target, lossy=lossy, block_size=block_size)
     click.echo(f"{path}: {len(work):,} requests")
     for what, count in losses.items():
-        click.echo(f"lost: {what} of {count:,} requests", err=True)
+        click.echo(f"lost: {what} ({count:,} requests)", err=True)

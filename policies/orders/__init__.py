@@ -1,1 +1,1 @@
-"""Orders: see the modules."""
+"""Queue orders, one a module."""

@@ -28,16 +28,14 @@ class DFSWeight(QueueOrder):
 
     def arrange(self, waiting: Sequence[Request], view: QueueView) -> list[Request]:
         """See `QueueOrder.arrange`."""
+        ends = [
+            view.match(request).node for request in waiting
+        ]  # all first: a match may split nodes
         anchored: dict[int, list[Request]] = defaultdict(list)
-        ends = []
-        for request in waiting:
-            end = view.match(request).node
-            ends.append(end)
-        for request, end in zip(waiting, ends, strict=True):
-            anchored[id(end)].append(request)
         weight: dict[int, int] = defaultdict(int)
         root = None
-        for end in ends:
+        for request, end in zip(waiting, ends, strict=True):
+            anchored[id(end)].append(request)
             node = end
             while node is not None:
                 weight[id(node)] += 1

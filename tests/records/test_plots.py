@@ -267,8 +267,8 @@ def test_the_command_draws_runs_into_a_folder(make_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--theme", "mauve"), "unknown theme 'mauve': known are light, dark"),
-        (("--format", "bmp"), "kind 'bmp': a plot is written as png or svg"),
+        (("--theme", "mauve"), "'mauve' is not one of 'light', 'dark'"),
+        (("--format", "bmp"), "'bmp' is not one of 'png', 'svg'"),
         (("--names", "a,b"), "1 runs need as many different names; given: a, b"),
     ],
 )

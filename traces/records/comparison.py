@@ -222,15 +222,19 @@ def paired_differences(first: Run, other: Run, name: str) -> list[PairedDifferen
     return found
 
 
+SHOWN_MS = 0.005
+"""Differences below what is printed, two decimals of a millisecond, are none."""
+
+
 def _paired(metric: str, name: str, change_ms: NDArray[np.float64]) -> PairedDifference:
     interval = block_interval(change_ms)
     low, high = interval or (None, None)
     if low is None or high is None:
         verdict = "too few requests"
-    elif high < 0:
+    elif high < -SHOWN_MS:
         verdict = "better"
     else:
-        verdict = "worse" if low > 0 else "no difference shown"
+        verdict = "worse" if low > SHOWN_MS else "no difference shown"
     return PairedDifference(
         metric, name, len(change_ms), fsum(change_ms) / len(change_ms), low, high, verdict
     )
@@ -282,7 +286,10 @@ def _interval(pair: PairedDifference, pairs: Sequence[PairedDifference]) -> str:
 
 
 def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + digits(value)
+    shown = digits(value)
+    if not shown.strip("-0.,"):
+        return shown.removeprefix("-")
+    return ("+" if value > 0 else "") + shown
 
 
 def _percent(change: float) -> str:

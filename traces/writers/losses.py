@@ -25,9 +25,10 @@ class LossError(ValueError):
 
     def __init__(self, name: str, losses: dict[str, int]) -> None:
         self.losses = losses
-        said = "; ".join(f"{what} of {n:,} requests" for what, n in losses.items())
+        said = "; ".join(f"{what} ({n:,} requests)" for what, n in losses.items())
         super().__init__(
-            f"the format {name} cannot hold {said}; write native, or accept the losses"
+            f"the format {name} cannot hold {said}; write native, or accept the loss "
+            "(--lossy, lossy=True)"
         )
 
 

@@ -44,7 +44,8 @@ def name_session(
     """Adds what the row can say of the request's session: `session_id` and `delay`."""
     if request.id not in chains:
         if request.session is not None:
-            losses.add("what requests of a session wait for")
+            waits = request.depends_on or request.spawned_by or request.turn is not None
+            losses.add("what requests of a session wait for" if waits else "the session")
         return
     row["session_id"] = request.session
     if chains[request.id] is not None:
