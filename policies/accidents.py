@@ -1,7 +1,7 @@
 """What looks like an accident of the reference engine, reproduced, each behind a switch.
 
 Decisions are to equal SGLang 0.5.23's and vLLM 0.32's step for step, so these are on by default, but for
-two that do harm. With a switch off the scheduler does what was probably meant. In the config they are
+three that do harm. With a switch off the scheduler does what was probably meant. In the config they are
 `policy: {accidents: {...}}`, or `accidents: none` for all off.
 """
 
@@ -31,8 +31,9 @@ class Accidents(BaseModel):
     """Without a prefix cache, among requests that ignore EOS, a candidate that outlasts all those
     listed by remaining tokens is listed before the last of them instead of behind it."""
 
-    abort_by_prefix: bool = True
-    """An abort ends every request whose id begins with the id given."""
+    abort_by_prefix: bool = False
+    """An abort ends every request whose id begins with the id given. Where ids are not random, as in
+    traces, it would end other clients' requests, so it is off."""
 
     planned_blocks_are_hits: bool = False
     """Batching decode-first, priorities: blocks of a request that was preempted in the very step it was

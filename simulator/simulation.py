@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
-from policies.config import load_config, make_config
+from policies.config import ConfigError, load_config, make_config
 from policies.engines.base import departures
 from policies.registry import StrategyError
 from policies.scheduler import Scheduler
@@ -131,6 +131,11 @@ def as_workload(
 def as_load(work: Workload, config: WorkloadConfig) -> Load:
     """How a workload is sent: open or closed loop, as the config's section `workload` says."""
     concurrency = config.concurrency
+    if config.loop == "open" and concurrency is not None:
+        raise ConfigError(
+            f"workload.concurrency is {concurrency}, but workload.loop is open: a concurrency is kept in "
+            "a closed loop only; leave one of them out"
+        )
     if concurrency is None and isinstance(work.meta.get("concurrency"), int):
         concurrency = work.meta["concurrency"]  # type: ignore[assignment]
     closed = config.loop == "closed" or (

@@ -115,7 +115,11 @@ class NativeFormat:
             return request
 
         rows = source.rows(lines, parse, options.limit)
-        return TraceContent([request for _, request in rows], {"origin": meta}, name)
+        kept: Row = {"origin": meta}
+        concurrency = meta.get("concurrency")
+        if isinstance(concurrency, int) and concurrency >= 1:
+            kept["concurrency"] = concurrency  # how it is sent is part of the workload
+        return TraceContent([request for _, request in rows], kept, name)
 
 
 def _line(value: object, what: str) -> bytes:

@@ -172,6 +172,10 @@ class Workload:
         def moved(request: TraceRequest) -> TraceRequest:
             # integers throughout: a float cannot hold the nanoseconds of a calendar date
             arrival = (2 * request.arrival_ns * denominator + numerator) // (2 * numerator)
+            if arrival >= 2**63:
+                raise ValueError(
+                    f"speedup {factor} moves request {request.id!r} beyond 2**63 nanoseconds"
+                )
             given_up = request.abort_ns
             return replace(
                 request,

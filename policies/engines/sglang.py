@@ -77,7 +77,6 @@ ACCIDENTS = (
     "hrrn_counts_decode",
     "preempt_by_stale_prefix",
     "unsorted_last_reserve",
-    "abort_by_prefix",
 )
 
 

@@ -96,13 +96,13 @@ def test_a_retracted_request_waits_and_ends_at_once(overlap: str) -> None:
     assert run.requests[victim].retractions == 1
 
 
-def test_an_abort_ends_all_whose_id_begins_so() -> None:
+def test_with_the_accident_an_abort_ends_all_whose_id_begins_so() -> None:
     requests = [Request(name, TokenLog([5]), 3) for name in ("chat-1", "chat-12", "other")]
-    s = Scheduler(policy("serial"), 100)
+    s = Scheduler(policy("serial", accidents={"abort_by_prefix": True}), 100)
     assert [r.id for r in s.receive(Inbox(0, requests, ["chat-1"])).ended] == ["chat-1", "chat-12"]
 
 
-def test_with_the_accident_off_an_abort_ends_one() -> None:
+def test_an_abort_ends_one() -> None:
     requests = [Request(name, TokenLog([5]), 3) for name in ("chat-1", "chat-12", "other")]
     s = Scheduler(policy("serial", accidents="none"), 100)
     assert [r.id for r in s.receive(Inbox(0, requests, ["chat-1"])).ended] == ["chat-1"]

@@ -121,7 +121,6 @@ def test_without_a_preset_nothing_departs() -> None:
         ("sglang", "policy.eviction=filo", r'eviction is "filo": .* lru, lfu, slru, priority'),
         ("sglang", "policy.retraction=last-in", r'retraction is "last-in": SGLang knows "length"'),
         ("sglang", "policy.waiting_refresh_interval=1", r"is 1: SGLang's interval is fixed at 32"),
-        ("sglang", "policy.accidents.abort_by_prefix=false", r"SGLang has this accident"),
     ],
 )
 def test_what_the_engine_could_not_do_is_said(preset: str, setting: str, says: str) -> None:

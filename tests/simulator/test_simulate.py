@@ -165,3 +165,9 @@ def test_a_policys_options_are_checked_before_anything_runs(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="option 'fallback_queue' of queue order 'lpm' cannot"):
         simulate(WORK, settings=settings, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_concurrency_in_an_open_loop_is_an_error() -> None:
+    config = {"workload": {"loop": "open", "concurrency": 4}}
+    with pytest.raises(ConfigError, match=r"concurrency is 4, but workload\.loop is open"):
+        simulate("azure-conversation", config, limit=5)

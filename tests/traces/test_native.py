@@ -121,3 +121,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
             write_native(Workload("w", [good], meta), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_how_many_sessions_are_under_way_at_once_survives(tmp_path):
+    tokens = SyntheticTokens(1, 4)
+    work = Workload("agents", [TraceRequest("a", 0, tokens, tokens)], {"concurrency": 50})
+    for _ in range(2):  # through repeated conversions too
+        write_native(work, tmp_path / "agents.jsonl")
+        work = read_trace(tmp_path / "agents.jsonl")
+        assert work.meta["concurrency"] == 50

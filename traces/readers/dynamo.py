@@ -103,12 +103,27 @@ class DynamoFormat:
 
         seen = [one for _, one in source.rows(lines, parse) if one is not None]
         seen.sort(key=lambda one: (one.start_ns, one.end_ns, one.call.id))
+        seen = _with_known_parents(source, seen)
         _infer(seen)
         requests = graph_requests(source, [one.call for one in seen], options)
         meta: dict[str, object] = {"block_size": next(iter(sizes), None)}
         if others:
             meta["other_events"] = dict(sorted(others.items()))
         return TraceContent(requests, meta)
+
+
+def _with_known_parents(source: TraceLines, seen: list[_Seen]) -> list[_Seen]:
+    """Those whose session's parent is a session of the trace, or that name none; the others are bad."""
+    known = {one.session for one in seen}
+    kept = []
+    for one in seen:
+        if one.parent is None or one.parent in known:
+            kept.append(one)
+            continue
+        where = "agent_context.parent_session_id"
+        error = RowError(shown(one.parent), "a session of the trace", field=where)
+        source.reject(one.call.place, error)
+    return kept
 
 
 def _infer(seen: list[_Seen]) -> None:

@@ -204,6 +204,7 @@ def _parse(row: Row, options: ReadOptions, place: Place, seen: set[str]) -> _Row
     field, stamp = first_of(row, STAMP)
     if stamp is None and name not in seen:
         required(row, "timestamp", "milliseconds from the start of the trace")
+        time_ns(stamp, field, "ms")  # there, but null: says what was expected
     later, delay = first_of(row, DELAY)
     parsed = _Row(
         place=place,
