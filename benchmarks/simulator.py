@@ -115,10 +115,10 @@ def main() -> None:
         f"{'peak MB':>8}"
     )
     for batch in (1, 64, 256):
-        steps = min(20_000, 640_000 // batch) // share  # what the KV pool holds
+        steps = min(20_000, 640_000 // batch)  # what the KV pool holds
         steady = {"requests": batch, "steps": steps, "settings": []}
         measure(f"steady decode, {batch} requests, nothing changes", {"steady": steady})
-    steady = {"requests": 64, "steps": 10_000 // share, "settings": ["preset=vllm"]}
+    steady = {"requests": 64, "steps": 10_000, "settings": ["preset=vllm"]}
     measure("steady decode, 64 requests, preset=vllm", {"steady": steady})
 
     def case(
