@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +20,16 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 import goldens_vllm
+from goldens_world import ReplayWorld
 
 from policies.accidents import Accidents
 from policies.admission.token_budget import TokenBudget
-from policies.batch import Batch, Events, Inbox, Mode, StepResult
+from policies.batch import Batch, Events, Inbox, Mode
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
 from policies.config import PolicyConfig
-from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report, Sleep
 from policies.kv.memory import KVMemory
 from policies.kv.pool import CountingPool, IndexedPool
-from policies.loops import LOOPS
 from policies.priority import Priorities
 from policies.registry import EVICTIONS, ORDERS
 from policies.request import FinishReason, Request
@@ -41,8 +39,6 @@ from policies.tokens import TokenLog
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EOS = 2
-DUMMY = 7  # what the recording's fake model emits past a request's end
 FINISH = {
     FinishReason.STOP: "FINISH_MATCHED_TOKEN",
     FinishReason.LENGTH: "FINISH_LENGTH",
@@ -102,8 +98,8 @@ def policy_of(config: dict[str, Any]) -> PolicyConfig:
     )
 
 
-class GoldenWorld:
-    """A world whose clock counts loop iterations and whose model is the recording's fake one.
+class GoldenWorld(ReplayWorld):
+    """Makes the records of SGLang's recordings.
 
     Args:
         scheduler: a scheduler of the recording's policy.
@@ -112,13 +108,7 @@ class GoldenWorld:
     """
 
     def __init__(self, scheduler: Scheduler, workload: dict[str, Any], *, check: bool) -> None:
-        self.s = scheduler
-        self.check = check
-        self.step = -1
-        self.slept = False
-        self.record: dict[str, Any] | None = None
-        self.outputs: dict[str, list[int]] = {}
-        self.arrivals: dict[int, list[Request]] = defaultdict(list)
+        super().__init__(scheduler, check=check)
         for item in workload["requests"]:
             request = Request(
                 item["rid"],
@@ -133,40 +123,10 @@ class GoldenWorld:
             self.outputs[request.id] = item["output_ids"]
             self.arrivals[item["arrival_step"]].append(request)
 
-    def run(self) -> Iterator[dict[str, Any]]:
-        """A record for each iteration in which something happened."""
-        plan = self.s.next_batch
-
-        def next_batch() -> Batch | None:
-            batch = plan()
-            self._snapshot(batch)
-            return batch
-
-        self.s.next_batch = next_batch  # type: ignore[method-assign]
-        loop = LOOPS[self.s.config.overlap](self.s)
-        answer: Any = None
-        while True:
-            effect = loop.send(answer)
-            answer = None
-            match effect:
-                case Receive():
-                    yield from self._finished_record()
-                    answer = self._receive()
-                case Launch(batch):
-                    answer = batch
-                case Collect(batch):
-                    answer = self._emit(batch)
-                case Report(events):
-                    self._note(events)
-                case Repeat():
-                    answer = NOT_REPEATED
-                case Sleep():
-                    yield from self._finished_record()
-                    if not self.arrivals:
-                        return
-                    self.step = min(self.arrivals) - 1
-            if self.check:
-                self.s.check_integrity()
+    def _planned(self, plan: Any) -> Batch | None:
+        batch = plan()
+        self._snapshot(batch)
+        return batch
 
     def _receive(self) -> Inbox:
         self.step += 1
@@ -210,23 +170,6 @@ class GoldenWorld:
             "evictable": memory.cache.evictable,
             "protected": memory.cache.protected,
         }
-
-    def _emit(self, batch: Batch) -> StepResult:
-        rows = [(i.request, i.seq_len) for i in batch.prefill if i.samples]
-        if batch.decode is not None:
-            lens = batch.decode.seq_lens().tolist()
-            rows += zip(batch.decode.requests, lens, strict=True)
-        tokens, stops = [], []
-        for i, (request, seq_len) in enumerate(rows):
-            at = seq_len - request.prompt_len
-            outputs = self.outputs[request.id]
-            token = outputs[at] if 0 <= at < len(outputs) else DUMMY
-            tokens.append(token)
-            if request.state != "finished":
-                request.tokens.write(at, token)  # type: ignore[attr-defined]
-            if token == EOS and not request.ignore_eos:
-                stops.append(i)
-        return StepResult(stops, np.array(tokens, dtype=np.int32))
 
     def _note(self, events: Events) -> None:
         if self.record is None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from goldens_world import ReplayWorld
 
 from policies.batch import Batch, Events, Inbox, Mode, StepResult
 from policies.config import PolicyConfig
-from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report, Sleep
-from policies.loops import LOOPS
 from policies.request import FinishReason, Request
 from policies.scheduler import Scheduler
 from policies.tokens import TokenLog
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
 
     from policies.batching.decode_first import DecodeFirst
     from policies.kv.block_memory import BlockMemory
-
-EOS = 2
-DUMMY = 7
 
 
 def policy_of(config: dict[str, Any]) -> PolicyConfig:
@@ -56,20 +50,16 @@ def policy_of(config: dict[str, Any]) -> PolicyConfig:
     )
 
 
-class VLLMWorld:
-    """A world whose clock counts engine iterations and whose model is the recording's fake one."""
+class VLLMWorld(ReplayWorld):
+    """Makes the records of vLLM's recordings, one for each engine iteration."""
 
     def __init__(self, header: dict[str, Any], workload: dict[str, Any], *, check: bool) -> None:
         config = header["config"]
         policy = policy_of(config)
-        self.s = Scheduler(policy, (config["num_blocks"] - 1) * config["block_size"])
+        capacity = (config["num_blocks"] - 1) * config["block_size"]
+        super().__init__(Scheduler(policy, capacity), check=check)
         self.batching: DecodeFirst = self.s.batching  # type: ignore[assignment]
         self.memory: BlockMemory = self.s.memory
-        self.check = check
-        self.step = -1
-        self.record: dict[str, Any] | None = None
-        self.outputs: dict[str, list[int]] = {}
-        self.arrivals: dict[int, list[Request]] = defaultdict(list)
         self.aborts: list[tuple[int, str]] = []
         for item in workload["requests"]:
             if item["rid"] in header["rejected"]:
@@ -88,45 +78,15 @@ class VLLMWorld:
                 self.aborts.append((item["abort_step"], item["rid"]))
         self.aborts.sort()
 
-    def run(self) -> Iterator[dict[str, Any]]:
-        """A record for each engine iteration."""
-        plan = self.s.next_batch
-
-        def next_batch() -> Batch | None:
-            idle = self.s.is_idle()
-            before = {r: len(r.blocks) for r in self.batching.active}
-            batch = plan()
-            if idle:
-                self.record = None  # being asked while idle is no iteration
-            else:
-                self._snapshot(batch, before)
-            return batch
-
-        self.s.next_batch = next_batch  # type: ignore[method-assign]
-        loop = LOOPS[self.s.config.overlap](self.s)
-        answer: Any = None
-        while True:
-            effect = loop.send(answer)
-            answer = None
-            match effect:
-                case Receive():
-                    yield from self._finished_record()
-                    answer = self._receive()
-                case Launch(batch):
-                    answer = batch
-                case Collect(batch):
-                    answer = self._emit(batch)
-                case Report(events):
-                    self._note(events)
-                case Repeat():
-                    answer = NOT_REPEATED
-                case Sleep():
-                    yield from self._finished_record()
-                    if not self.arrivals:
-                        return
-                    self.step = min(self.arrivals) - 1
-            if self.check:
-                self.s.check_integrity()
+    def _planned(self, plan: Any) -> Batch | None:
+        idle = self.s.is_idle()
+        before = {r: len(r.blocks) for r in self.batching.active}
+        batch = plan()
+        if idle:
+            self.record = None  # being asked while idle is no iteration
+        else:
+            self._snapshot(batch, before)
+        return batch
 
     def _receive(self) -> Inbox:
         if self.s.is_idle() and self.step + 1 not in self.arrivals:
@@ -181,21 +141,7 @@ class VLLMWorld:
     def _emit(self, batch: Batch) -> StepResult:
         assert self.record is not None
         self.record["processed"] = True
-        rows = [(i.request, i.seq_len) for i in batch.prefill if i.samples]
-        if batch.decode is not None:
-            lens = batch.decode.seq_lens().tolist()
-            rows += zip(batch.decode.requests, lens, strict=True)
-        tokens, stops = [], []
-        for i, (request, seq_len) in enumerate(rows):
-            at = seq_len - request.prompt_len
-            outputs = self.outputs[request.id]
-            token = outputs[at] if 0 <= at < len(outputs) else DUMMY
-            tokens.append(token)
-            if request.state != "finished":
-                request.tokens.write(at, token)  # type: ignore[attr-defined]
-            if token == EOS and not request.ignore_eos:
-                stops.append(i)
-        return StepResult(stops, np.array(tokens, dtype=np.int32))
+        return super()._emit(batch)
 
     def _note(self, events: Events) -> None:
         if self.record is None:

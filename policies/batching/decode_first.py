@@ -229,9 +229,13 @@ class DecodeFirst(Batching):
         s.preempted.append(victim)
         s.enqueue(victim, front=True)
 
+    def _most_active(self, s: Scheduler) -> int:
+        """Requests that may run at once, in vLLM's sense."""
+        return s.max_running if self.max_active is None else min(self.max_active, s.max_running)
+
     def _admit_waiting(self, s: Scheduler, step: Step) -> None:
         """Admit from the head of the queue until the budget is used up or someone does not fit."""
-        most = s.max_running if self.max_active is None else min(self.max_active, s.max_running)
+        most = self._most_active(s)
         if not s.waiting or step.budget <= 0 or len(self.active) >= most:
             return
         if not (s.priorities.enabled and isinstance(s.order, FCFS)):
@@ -303,7 +307,7 @@ class DecodeFirst(Batching):
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""
-        most = s.max_running if self.max_active is None else min(self.max_active, s.max_running)
+        most = self._most_active(s)
         return not s.waiting or len(self.active) >= most or len(s.running) == self.max_tokens
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
