@@ -178,7 +178,7 @@ class RunningBatch:
     def steady_rounds(self, last: Batch, *, ahead: bool) -> int:
         """Rounds that could follow the last decode batch before a member is due to end.
 
-        0 if anyone joined or left since, or if someone's first round is still in flight.
+        0 if anyone joined or left since.
 
         Args:
             last: the decode batch launched last.
@@ -186,8 +186,6 @@ class RunningBatch:
         """
         rows = last.decode
         if rows is None or rows.cohort is not self._cohort or rows.round + 1 != self.planned:
-            return 0
-        if ahead and rows.round == rows.cohort.first_round:
             return 0
         while self._ends and not self._is_current(self._ends[0]):
             heapq.heappop(self._ends)

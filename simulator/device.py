@@ -9,18 +9,56 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import simpy
+    from policies.batch import Batch, StepResult
+    from policies.scheduler import Gauges
+    from simulator.clock import Clock
+
+
+class Ticket:
+    """A batch on the device: its times in nanoseconds, and what the host spent on it by phase."""
+
+    __slots__ = (
+        "batch",
+        "collect_host",
+        "collected_ns",
+        "end_ns",
+        "gauges",
+        "host",
+        "launch_ns",
+        "result",
+        "start_ns",
+    )
+
+    def __init__(
+        self,
+        batch: Batch,
+        result: StepResult,
+        gauges: Gauges | None,
+        host: tuple[int, int, int, int],
+        launch_ns: int,
+        start_ns: int,
+        end_ns: int,
+    ) -> None:
+        self.batch = batch
+        self.result = result
+        self.gauges = gauges  # the scheduler's state as it was launched, where that is recorded
+        self.host = host  # receive, schedule, prepare, launch
+        self.launch_ns = launch_ns
+        self.start_ns = start_ns
+        self.end_ns = end_ns
+        self.collected_ns = 0  # when its result was on the host
+        self.collect_host = 0
 
 
 class SerialDevice:
     """One stream of a GPU.
 
     Args:
-        env: the simulation's clock, in integer nanoseconds.
+        clock: the simulation's clock.
     """
 
-    def __init__(self, env: simpy.Environment) -> None:
-        self._env = env
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.free_at_ns = 0
         self.busy_ns = 0
 
@@ -31,7 +69,7 @@ class SerialDevice:
 
     def submit(self, duration_ns: int) -> tuple[int, int]:
         """Queue work; returns when it starts and ends, in nanoseconds."""
-        start = max(int(self._env.now), self.free_at_ns)
+        start = max(self._clock.now_ns, self.free_at_ns)
         self.free_at_ns = start + duration_ns
         self.busy_ns += duration_ns
         return start, self.free_at_ns

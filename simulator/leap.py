@@ -11,8 +11,7 @@ follows. So from start to start passes whichever is longer, the host's round or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from policies.scheduler import Gauges
-    from simulator.world import Ticket
+    from simulator.device import Ticket
 
     Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class HostRound:
+class HostRound(NamedTuple):
     """What the host spends on a decode round in which nothing changes, by phase, in nanoseconds."""
 
     receive: int
@@ -47,38 +45,57 @@ class HostRound:
         return self.collect + self.commit
 
 
-@dataclass(frozen=True, slots=True)
 class Leap:
     """The times of rounds gone through at once; all int64, shape (rounds,), in nanoseconds.
 
     Attributes:
         host: what the host spent on each round.
-        launch: when each round's step was launched.
+        begun: when the first round began.
+        device: how long the device took for each round's step.
         start: when the device began it.
-        end: when the device ended it.
         commit: when the round's commit was: of its own step under `serial`, of the step before under
             `overlapped`.
-        gauges: the scheduler's state as the leap began.
+        gauges: the scheduler's state as the leap began, where it is recorded.
         pending: the ticket in flight when the leap began; None under `serial`.
         ticket: the ticket of the last step, where it is still in flight.
     """
 
-    host: HostRound
-    launch: Int64Array
-    start: Int64Array
-    end: Int64Array
-    commit: Int64Array
-    gauges: Gauges
-    pending: Ticket | None = None
-    ticket: Ticket | None = None
+    __slots__ = ("begun", "commit", "device", "gauges", "host", "pending", "start", "ticket")
+
+    def __init__(
+        self,
+        begun: int,
+        host: HostRound,
+        device: Int64Array,
+        start: Int64Array,
+        commit: Int64Array,
+        pending: Ticket | None = None,
+    ) -> None:
+        self.begun = begun
+        self.host = host
+        self.device = device
+        self.start = start
+        self.commit = commit
+        self.pending = pending
+        self.gauges: Gauges | None = None
+        self.ticket: Ticket | None = None
 
     def __len__(self) -> int:
-        return len(self.launch)
+        return len(self.commit)
+
+    @property
+    def launch(self) -> Int64Array:
+        """When each round's step was launched."""
+        begin = np.concatenate([[self.begun], self.commit[:-1]])
+        return begin + self.host.to_launch
+
+    @property
+    def end(self) -> Int64Array:
+        """When the device ended each round's step."""
+        return self.start + self.device
 
 
-def serial_leap(
-    now: int, host: HostRound, device: Int64Array, until: int | None, gauges: Gauges
-) -> Leap:
+def serial_leap(now: int, host: HostRound, device: Int64Array, until: int | None) -> Leap:
     """Rounds under `serial`.
 
     Args:
@@ -86,22 +103,18 @@ def serial_leap(
         host: the host's cost of a round.
         device: the device time of each round's step.
         until: no round may begin at this time or later.
-        gauges: the scheduler's state.
     """
-    commit = now + np.cumsum(device + (host.to_launch + host.to_commit))
-    begin = np.concatenate([[now], commit[:-1]])
-    rounds = _before(begin, until)
-    launch = begin[:rounds] + host.to_launch
-    return Leap(host, launch, launch, launch + device[:rounds], commit[:rounds], gauges)
+    to_commit = host.to_commit
+    commit = device + (host.to_launch + to_commit)
+    commit[0] += now
+    np.cumsum(commit, out=commit)
+    rounds = _before(now, commit, until)
+    device, commit = device[:rounds], commit[:rounds]
+    return Leap(now, host, device, commit - device - to_commit, commit)
 
 
 def overlapped_leap(
-    now: int,
-    host: HostRound,
-    device: Int64Array,
-    until: int | None,
-    gauges: Gauges,
-    pending: Ticket,
+    now: int, host: HostRound, device: Int64Array, until: int | None, pending: Ticket
 ) -> Leap:
     """Rounds under `overlapped`.
 
@@ -110,21 +123,20 @@ def overlapped_leap(
         host: the host's cost of a round.
         device: the device time of each round's step.
         until: no round may begin at this time or later.
-        gauges: the scheduler's state.
         pending: the ticket in flight.
     """
-    first = max(now + host.to_launch, pending.end_ns)
-    steps = np.maximum(device[:-1], host.to_launch + host.to_commit)
-    start = first + np.concatenate([[0], np.cumsum(steps)])
-    commit = start + host.to_commit
-    begin = np.concatenate([[now], commit[:-1]])
-    rounds = _before(begin, until)
-    start = start[:rounds]
-    end = start + device[:rounds]
-    launch = begin[:rounds] + host.to_launch
-    return Leap(host, launch, start, end, commit[:rounds], gauges, pending)
+    to_launch, to_commit = host.to_launch, host.to_commit
+    start = np.empty_like(device)
+    start[0] = max(now + to_launch, pending.end_ns)
+    np.maximum(device[:-1], to_launch + to_commit, out=start[1:])
+    np.cumsum(start, out=start)
+    commit = start + to_commit
+    rounds = _before(now, commit, until)
+    return Leap(now, host, device[:rounds], start[:rounds], commit[:rounds], pending)
 
 
-def _before(begin: Int64Array, until: int | None) -> int:
-    """How many rounds begin before a time."""
-    return len(begin) if until is None else int(np.searchsorted(begin, until, side="left"))
+def _before(now: int, commit: Int64Array, until: int | None) -> int:
+    """How many rounds begin before a time, each where the one before was committed."""
+    if until is None:
+        return len(commit)
+    return 0 if now >= until else 1 + int(commit[:-1].searchsorted(until))

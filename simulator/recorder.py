@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from policies.batch import Batch, DecodeRows, Events, Inbox, Repetition, StepResult
     from policies.request import Request
-    from policies.scheduler import Gauges
+    from simulator.device import Ticket
     from simulator.leap import Leap
-    from simulator.world import Ticket
     from traces.records.writer import RunWriter
 
 FLUSH_EVERY = 4096  # steps between looks at whether a flush is due
@@ -62,7 +61,7 @@ class Recorder:
         self._writer = writer
         self._live: dict[Request, _Seen] = {}
         self._evicted = 0
-        self._want_steps = "steps" in writer.records
+        self.wants_steps = "steps" in writer.records
         self._want_times = "tokens" in writer.records
         self._want_decisions = "decisions" in writer.records
         self._rounds = array("q")  # commit time of each decode round
@@ -93,15 +92,17 @@ class Recorder:
 
     # -- results ------------------------------------------------------------------------------
 
-    def committed(self, ticket: Ticket, gauges: Gauges, commit_ns: int, collect_host: int) -> None:
-        """A batch's results were accepted, at `commit_ns`; `collect_host` ns went to fetching them."""
+    def committed(self, ticket: Ticket, commit_ns: int) -> None:
+        """A batch's results were accepted, at `commit_ns`."""
         self.steps += 1
-        if self._want_steps:
-            self._step(ticket, gauges, commit_ns, collect_host)
-        if self.steps % FLUSH_EVERY == 0:
-            self._writer.maybe_flush()
+        if self.wants_steps:
+            self._step(ticket, commit_ns)
+            if self.steps % FLUSH_EVERY == 0:
+                self._writer.maybe_flush()
 
-    def _step(self, ticket: Ticket, gauges: Gauges, commit_ns: int, collect_host: int) -> None:
+    def _step(self, ticket: Ticket, commit_ns: int) -> None:
+        gauges = ticket.gauges
+        assert gauges is not None
         batch = ticket.batch
         prefill_tokens = cached = read = product = 0
         for item in batch.prefill:
@@ -125,7 +126,7 @@ class Recorder:
                 ticket.end_ns,
                 commit_ns,
                 *ticket.host,
-                collect_host,
+                ticket.collect_host,
                 commit_ns - ticket.collected_ns,
                 len(batch.prefill),
                 prefill_tokens,
@@ -145,30 +146,29 @@ class Recorder:
 
     def leapt(self, leap: Leap, repeated: Repetition) -> None:
         """Rounds went by at once: the same rows as `committed` and `events` make one by one."""
-        rounds = slice(None)
+        rows = repeated.batch.decode
+        assert rows is not None
         times = leap.commit
+        of_steps, commits = slice(None), times
         if leap.pending is not None:  # the first commit is of the step that was in flight
-            assert leap.ticket is not None
-            pending = leap.pending
-            pending.collected_ns = int(times[0]) - leap.host.commit
-            self.committed(pending, pending.gauges, int(times[0]), leap.host.collect)
-            rounds = slice(-1)  # and the last step still is
-            times = times[1:]
-            leap.ticket.gauges = leap.ticket.gauges._replace(
-                new_token_ratio=float(repeated.new_token_ratio[-1]),
-                free_tokens=int(repeated.free_tokens[-1]),
-                evictable_tokens=int(repeated.evictable_tokens[-1]),
-                protected_tokens=int(repeated.protected_tokens[-1]),
-                evicted_tokens=int(repeated.evicted_tokens[-1]),
-            )
-        self.steps += len(times)
-        if self._want_steps and len(times):
-            self._steps(leap, repeated, rounds, times)
+            pending, first = leap.pending, int(times[0])
+            assert pending.batch.decode is not None
+            self._round(pending.batch.decode, set(), first, len(times) - 1)
+            pending.collect_host = leap.host.collect
+            pending.collected_ns = first - leap.host.commit
+            self.committed(pending, first)
+            of_steps, commits = slice(-1), times[1:]  # and the last step still is
+        if not len(commits):
+            return
+        self.steps += len(commits)
+        if self.wants_steps:
+            self._steps(leap, repeated, of_steps, commits)
             self._writer.maybe_flush()
-        assert repeated.batch.decode is not None
-        gaps = np.diff(leap.commit, prepend=self._rounds[-1])
-        self.itl.add_many(gaps, len(repeated.batch.decode))
-        self._rounds.frombytes(leap.commit.tobytes())
+        gaps = np.empty_like(commits)
+        gaps[0] = commits[0] - self._rounds[-1]
+        np.subtract(commits[1:], commits[:-1], out=gaps[1:])
+        self.itl.add_many(gaps, len(rows))
+        self._rounds.frombytes(commits.tobytes())
 
     def _steps(
         self, leap: Leap, repeated: Repetition, rounds: slice, commit_ns: npt.NDArray[np.int64]
@@ -194,6 +194,7 @@ class Recorder:
             np.diff(evicted, prepend=self._evicted),
         )
         self._evicted = int(evicted[-1])
+        assert leap.gauges is not None
         waiting, running = leap.gauges.waiting, leap.gauges.running
         head = (host.receive, host.schedule, host.prepare, host.launch, host.collect, host.commit)
         same = (*head, 0, 0, 0, requests)
@@ -230,14 +231,17 @@ class Recorder:
         if self._want_times:
             seen.times.append(now_ns)
 
-    def _round(self, rows: DecodeRows, dropped: set[Request], now_ns: int) -> None:
+    def _round(
+        self, rows: DecodeRows, dropped: set[Request], now_ns: int, later: int = 0
+    ) -> None:
+        """A decode round was committed, and `later` more rounds since."""
         steady = len(rows)
         joined = rows.joined
         if joined:
             steady -= len(joined)
             for request in joined:
                 if request not in dropped:
-                    self._begin_stretch(request, rows.round, now_ns)
+                    self._begin_stretch(request, request.output_len - 1 - later, rows.round, now_ns)
         if dropped:
             members = set(rows.requests) - set(joined)
             steady -= len(members & dropped)
@@ -245,9 +249,9 @@ class Recorder:
             self.itl.add(now_ns - self._rounds[-1], steady)
         self._rounds.append(now_ns)
 
-    def _begin_stretch(self, request: Request, round_: int, now_ns: int) -> None:
+    def _begin_stretch(self, request: Request, before: int, round_: int, now_ns: int) -> None:
+        """A request that had `before` tokens was given one in a decode round, and goes on so."""
         seen = self._live[request]
-        before = request.output_len - 1
         self._end_stretch(seen, before)
         seen.first_round, seen.before = round_, before
         if seen.last_token is not None:

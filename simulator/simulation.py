@@ -199,7 +199,7 @@ def _close(writer: RunWriter, recorder: Recorder, world: World, status: str) -> 
         itl=recorder.itl.summary(),
         counts=counts,
         device_busy_ns=world.device.busy_ns,
-        end_ns=int(world.env.now),
+        end_ns=world.now,
     )
 
 

@@ -9,27 +9,28 @@ It decides nothing, and knows nothing of how decisions are made.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import simpy
-
-from policies.batch import Inbox, Mode
+from policies.batch import NO_EVENTS, Inbox, Mode
 from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Repeated, Report
 from policies.loops import LOOPS
 from policies.request import FinishReason, Request
-from simulator.device import SerialDevice
+from simulator.clock import Clock
+from simulator.device import SerialDevice, Ticket
 from simulator.latency.base import StepShape
-from simulator.leap import HostRound, Leap, overlapped_leap, serial_leap
+from simulator.leaper import Leaper
 from simulator.model import ReplayTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    import simpy
+
     from policies.batch import Batch, Events, StepResult
-    from policies.scheduler import Gauges, Scheduler
+    from policies.scheduler import Scheduler
     from simulator.host import HostModel
     from simulator.latency.base import LatencyModel
+    from simulator.leap import Leap
     from simulator.model import ReplayedModel
     from simulator.recorder import Recorder
     from traces.load import Arrival, Load
@@ -38,56 +39,12 @@ STUCK_AFTER = 10_000
 """Rounds in a row without a batch or an arrival after which the scheduler is taken to be stuck."""
 
 
-MOST = 65_536
-"""Rounds gone through at once, at most: their times take memory."""
-
-
-WORTH_LEAPING = 6
-"""Fewer rounds than this are walked through in less time than a leap takes to prepare."""
-
-
 class StuckError(RuntimeError):
     """The scheduler has work and plans nothing, round after round."""
 
 
 class RefusedError(RuntimeError):
     """A request was refused, and the run was to be strict."""
-
-
-class Ticket:
-    """A batch on the device: its times in nanoseconds, and what the host spent on it by phase."""
-
-    __slots__ = (
-        "batch",
-        "collect_host",
-        "collected_ns",
-        "end_ns",
-        "gauges",
-        "host",
-        "launch_ns",
-        "result",
-        "start_ns",
-    )
-
-    def __init__(
-        self,
-        batch: Batch,
-        result: StepResult,
-        gauges: Gauges,
-        host: tuple[int, int, int, int],
-        launch_ns: int,
-        start_ns: int,
-        end_ns: int,
-    ) -> None:
-        self.batch = batch
-        self.result = result
-        self.gauges = gauges
-        self.host = host  # receive, schedule, prepare, launch
-        self.launch_ns = launch_ns
-        self.start_ns = start_ns
-        self.end_ns = end_ns
-        self.collected_ns = 0  # when its result was on the host
-        self.collect_host = 0
 
 
 class World:
@@ -120,8 +77,8 @@ class World:
         strict: bool = False,
         leap: bool = True,
     ) -> None:
-        self.env = simpy.Environment()
-        self.device = SerialDevice(self.env)
+        self.clock = Clock()
+        self.device = SerialDevice(self.clock)
         self.scheduler = scheduler
         self._load = load
         self._latency = latency
@@ -131,14 +88,15 @@ class World:
         self._max_new_tokens = max_new_tokens
         self._ignore_eos = ignore_eos
         self._strict = strict
-        self._may_leap = leap and not recorder.wants_decisions
+        may_leap = leap and not recorder.wants_decisions
+        self._leaper = Leaper(scheduler, load, latency, host, model) if may_leap else None
         self._leap: Leap | None = None
         self._debt = 0  # host work done but not yet waited for, ns
         self._receive_ns = 0  # of the round going on
         self._planned = True  # whether the round going on has had its planning charged
         self._collected: Ticket | None = None
         self._empty_rounds = 0
-        self._pending: Ticket | None = None  # the ticket launched last
+        self._last: Ticket | None = None  # launched last
 
     def run(self, on_progress: Callable[[], None] | None = None) -> None:
         """Run until nothing will come in and nothing is left to do.
@@ -150,105 +108,82 @@ class World:
             StuckError: where the scheduler has work but plans nothing.
             RefusedError: where a request was refused and the run is strict.
         """
-        self.env.run(self.env.process(self._drive(on_progress)))
+        self.clock.run(self.clock.process(self._drive(on_progress)))
 
     @property
     def now(self) -> int:
-        """The clock, in nanoseconds. Delays are integers, so it is one (SimPy allows floats)."""
-        return self.env.now  # type: ignore[return-value]
+        """The time, in nanoseconds."""
+        return self.clock.now_ns
 
     # -- the host process ---------------------------------------------------------------------
 
     def _drive(self, on_progress: Callable[[], None] | None) -> Generator[simpy.Event, Any, None]:
         loop = LOOPS[self.scheduler.config.overlap](self.scheduler)
-        timeout = self.env.timeout
+        skip, timeout = self.clock.skip, self.clock.timeout
         answer: Any = None
         while True:
             effect = loop.send(answer)
             answer = None
-            if isinstance(effect, Receive):
+            if isinstance(effect, Report):
+                if effect.events is not NO_EVENTS and self._report(effect.events) and on_progress:
+                    on_progress()
+            elif isinstance(effect, Receive):
                 self._charge_planning(0)
-                yield timeout(self._debt)
+                if not skip(self._debt):
+                    yield timeout(self._debt)
                 self._debt = 0
                 answer = self._receive()
-            elif isinstance(effect, Report):
-                if self._report(effect.events) and on_progress is not None:
-                    on_progress()
             elif isinstance(effect, Launch):
-                batch = effect.batch
-                host = self._charge_launch(batch)
-                yield timeout(self._debt)
+                host = self._charge_launch(effect.batch)
+                if not skip(self._debt):
+                    yield timeout(self._debt)
                 self._debt = 0
-                answer = self._launch(batch, host)
+                answer = self._launch(effect.batch, host)
             elif isinstance(effect, Collect):
                 self._charge_planning(0)
-                yield timeout(max(self._debt, effect.ticket.end_ns - self.now))
+                wait = max(self._debt, effect.ticket.end_ns - self.now)
+                if not skip(wait):
+                    yield timeout(wait)
                 self._debt = 0
                 answer = self._collect(effect.ticket)
             elif isinstance(effect, Repeat):
+                answer = NOT_REPEATED
                 leap = self._plan_leap(effect.batch, effect.at_most)
-                if leap is None:
-                    answer = NOT_REPEATED
-                else:
-                    yield timeout(int(leap.commit[-1]) - self.now)
+                if leap is not None:
+                    wait = int(leap.commit[-1]) - self.now
+                    if not skip(wait):
+                        yield timeout(wait)
                     self._debt = 0
-                    self._leap = leap
                     ticket = leap.ticket
                     last = effect.batch.later(len(leap)) if ticket is None else ticket.batch
                     answer = Repeated(len(leap), last, ticket)
             else:
-                wait = self._until_woken(effect.until)
-                if wait is None:
+                sleep = self._until_woken(effect.until)
+                if sleep is None:
                     return
-                yield timeout(wait)
+                if not skip(sleep):
+                    yield timeout(sleep)
 
     def _plan_leap(self, batch: Batch, at_most: int) -> Leap | None:
-        """The rounds to go through at once, and their times; None where that is not worth it."""
-        if not self._may_leap:
+        """The rounds to go through at once; None where that is not worth it."""
+        if self._leaper is None:
             return None
-        pending = self._pending if self.scheduler.overlapped else None
-        if pending is not None and pending.result.stops:
+        last = self._last
+        assert last is not None
+        leap = self._leaper.plan(batch, at_most, self.now + self._debt, last)
+        self._leap = leap
+        if leap is None:
             return None
-        # the last step's result is committed only after the leap where it stays in flight
-        rounds = min(at_most, self._model.rounds_to_stop(batch) + (pending is not None), MOST)
-        if rounds < WORTH_LEAPING:
-            return None
-        assert batch.decode is not None
-        rows = len(batch.decode)
-        waiting, running = len(self.scheduler.waiting), len(self.scheduler.running)
-        host = HostRound(
-            self._host.receive_ns(0),
-            self._host.schedule_ns(waiting, running, 0),
-            self._host.prepare_ns(0, 0, rows),
-            self._host.launch_ns(),
-            self._host.collect_ns(rows),
-            self._host.commit_ns(rows, 0),
-        )
-        until, now = self._load.next_ns(), self.now + self._debt
-        if until is not None:  # look no further than there is time for, by the step before
-            assert self._pending is not None
-            on_device = self._pending.end_ns - self._pending.start_ns
-            on_host = host.to_launch + host.to_commit
-            round_ns = on_device + on_host if pending is None else max(on_device, on_host)
-            rounds = min(rounds, max(until - now, 0) // max(round_ns, 1) + 1)
-            if rounds < WORTH_LEAPING:
-                return None
-        kv_tokens = batch.decode.kv_tokens + rows
-        device = self._latency.decode_steps_ns(rows, kv_tokens, rounds, batch.decode.seq_lens)
-        gauges = self.scheduler.gauges()
-        if pending is None:
-            leap = serial_leap(now, host, device, until, gauges)
-        else:
-            leap = overlapped_leap(now, host, device, until, gauges, pending)
-        if len(leap) < 2:
-            return None
-        self.device.catch_up(int(leap.end[-1]), int((leap.end - leap.start).sum()))
-        if pending is not None:
-            last = batch.later(len(leap))
-            costs = (host.receive, host.schedule, host.prepare, host.launch)
-            times = int(leap.launch[-1]), int(leap.start[-1]), int(leap.end[-1])
-            self._pending = Ticket(last, self._model.result(last), gauges, costs, *times)
-            leap = replace(leap, ticket=self._pending)
+        if self._recorder.wants_steps:
+            leap.gauges = self.scheduler.gauges()
+        end = int(leap.start[-1]) + int(leap.device[-1])
+        self.device.catch_up(end, int(leap.device.sum()))
+        if leap.pending is not None:
+            batch = batch.later(len(leap))
+            launched = (int(leap.commit[-2]) if len(leap) > 1 else leap.begun) + leap.host.to_launch
+            times = launched, int(leap.start[-1]), end
+            self._last = Ticket(batch, self._model.result(batch), None, leap.host[:4], *times)
+            leap.ticket = self._last
         return leap
 
     def _until_woken(self, until: int | None) -> int | None:
@@ -327,9 +262,9 @@ class World:
         self._recorder.launched(batch, now)
         result = self._model.result(batch)
         self._recorder.decided(batch, now, result)
-        gauges = self.scheduler.gauges()
-        self._pending = Ticket(batch, result, gauges, host, now, start, end)
-        return self._pending
+        gauges = self.scheduler.gauges() if self._recorder.wants_steps else None
+        self._last = Ticket(batch, result, gauges, host, now, start, end)
+        return self._last
 
     def _collect(self, ticket: Ticket) -> StepResult:
         ticket.collect_host = self._host.collect_ns(ticket.batch.items)
@@ -342,8 +277,9 @@ class World:
         """Let clients notice; returns whether any request ended."""
         if events.repeated is not None:
             assert self._leap is not None
+            if self._leap.ticket is not None and self._recorder.wants_steps:
+                self._leap.ticket.gauges = self.scheduler.gauges()
             self._recorder.leapt(self._leap, events.repeated)
-            self._leap = None
             return False
         if events.batch is not None:
             self._debt += self._host.commit_ns(events.batch.items, len(events.ended))
@@ -352,7 +288,7 @@ class World:
         if events.batch is not None:
             ticket = self._collected
             assert ticket is not None
-            self._recorder.committed(ticket, ticket.gauges, now, ticket.collect_host)
+            self._recorder.committed(ticket, now)
         for request in events.ended:
             self._end(request, now)
         return bool(events.ended)
