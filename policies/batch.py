@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -125,6 +125,10 @@ class DecodeRows:
         """Sum of the rows' KV lengths, the tokens written in this step included."""
         return self.cohort.offset_sum + len(self.cohort.requests) * self.round
 
+    def kv_len(self, request: Request) -> int:
+        """A member's KV length, the token written in this step included."""
+        return _kv_len_in(request, self.round)
+
     def seq_lens(self) -> Int64Array:
         """int64, shape (n,): each row's KV length, the token written in this step included."""
         return self.cohort.offsets + self.round
@@ -199,27 +203,36 @@ class Inbox:
     ready: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Repetition:
-    """Rounds that went by at once: what `rounds` calls of `commit` would have reported, one by one.
+class RoundStates(NamedTuple):
+    """The scheduler's state as each of many launches left it; arrays of shape (rounds,).
 
     Attributes:
-        batch: the batch launched in the last of them; those before are its earlier rounds.
-        rounds: how many.
-        new_token_ratio: float64, shape (rounds,): the ratio as each launch left it.
-        free_tokens: int64, shape (rounds,): free KV tokens as each launch left them.
-        evictable_tokens: int64, shape (rounds,).
-        protected_tokens: int64, shape (rounds,).
-        evicted_tokens: int64, shape (rounds,): evicted in all up to each launch.
+        new_token_ratio: float64.
+        free_tokens: int64, free KV tokens.
+        evictable_tokens: int64.
+        protected_tokens: int64.
+        evicted_tokens: int64, evicted in all up to each launch.
     """
 
-    batch: Batch
-    rounds: int
     new_token_ratio: npt.NDArray[np.float64]
     free_tokens: Int64Array
     evictable_tokens: Int64Array
     protected_tokens: Int64Array
     evicted_tokens: Int64Array
+
+
+class Repetition(NamedTuple):
+    """Rounds that went by at once: what so many calls of `commit` would have reported, one by one.
+
+    Attributes:
+        batch: the batch launched in the last of them; those before are its earlier rounds.
+        rounds: how many.
+        states: makes the state as each launch left it, for records.
+    """
+
+    batch: Batch
+    rounds: int
+    states: Callable[[], RoundStates]
 
 
 @dataclass(frozen=True, slots=True)

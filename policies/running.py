@@ -19,7 +19,7 @@ import numpy as np
 from policies.batch import Cohort, DecodeRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -198,11 +198,26 @@ class RunningBatch:
         self.planned += rounds
         self.committed += rounds
 
-    def pages_in(self, rounds: int) -> npt.NDArray[np.int64]:
-        """Members that need a new page in each of the next rounds: int64, shape (rounds,)."""
+    def pages_ahead(self) -> Callable[[int], npt.NDArray[np.int64]]:
+        """Makes, for so many next rounds, the members that need a new page in each: int64.
+
+        It answers as of now, whatever happens to the batch meanwhile.
+        """
+        size, planned, phases = self._page_size, self.planned, tuple(self._phases)
+
+        def pages(rounds: int) -> npt.NDArray[np.int64]:
+            places = (1 - planned - np.arange(rounds)) % size
+            return np.array(phases, dtype=np.int64)[places]
+
+        return pages
+
+    def pages_within(self, rounds: int) -> int:
+        """New pages that the next so many rounds need in all."""
         size = self._page_size
-        phases = np.array(self._phases, dtype=np.int64)
-        return phases[(1 - self.planned - np.arange(rounds)) % size]
+        cycles, rest = divmod(rounds, size)
+        phases, planned = self._phases, self.planned
+        left = sum(phases[(1 - planned - i) % size] for i in range(rest))
+        return cycles * len(self.requests) + left
 
     # -- committing ---------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ def serial_leap(now: int, host: HostRound, device: Int64Array, until: int | None
     to_commit = host.to_commit
     commit = device + (host.to_launch + to_commit)
     commit[0] += now
-    np.cumsum(commit, out=commit)
+    np.add.accumulate(commit, out=commit)
     rounds = _before(now, commit, until)
     device, commit = device[:rounds], commit[:rounds]
     return Leap(now, host, device, commit - device - to_commit, commit)
@@ -129,7 +129,7 @@ def overlapped_leap(
     start = np.empty_like(device)
     start[0] = max(now + to_launch, pending.end_ns)
     np.maximum(device[:-1], to_launch + to_commit, out=start[1:])
-    np.cumsum(start, out=start)
+    np.add.accumulate(start, out=start)
     commit = start + to_commit
     rounds = _before(now, commit, until)
     return Leap(now, host, device[:rounds], start[:rounds], commit[:rounds], pending)

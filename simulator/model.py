@@ -7,6 +7,9 @@ ignore EOS, the sequence stops by itself.
 
 from __future__ import annotations
 
+import heapq
+import sys
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from policies.request import Request
     from policies.tokens import SizedTokens
 
-NEVER = np.iinfo(np.int64).max
+NEVER = sys.maxsize
 NO_STOPS = StepResult()
 
 
@@ -51,8 +54,8 @@ class ReplayedModel:
     def __init__(self, *, sample: bool = False) -> None:
         self._sample = sample
         self._cohort: Cohort | None = None
-        self._stop_rounds: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._first_stop = int(NEVER)
+        self._stops: list[tuple[int, int, Request]] = []  # heap: decode round in which one stops
+        self._serial = count()
 
     def result(self, batch: Batch) -> StepResult:
         """What the device makes of a batch."""
@@ -61,41 +64,48 @@ class ReplayedModel:
         for item in batch.prefill:
             if item.samples:
                 request = item.request
-                last = item.seq_len - request.prompt_len == _output_len(request) - 1
-                if last and not request.ignore_eos:
-                    stops.append(sampling)
+                if not request.ignore_eos:
+                    last = item.start + item.length - request.prompt_len
+                    if last == _output_len(request) - 1:
+                        stops.append(sampling)
                 sampling += 1
         if batch.decode is not None:
-            stops += (self._stopping(batch.decode) + sampling).tolist()
+            stops += [sampling + index for index in self._stopping(batch.decode)]
         if self._sample:
             return StepResult(stops, self._tokens(batch))
         return StepResult(stops) if stops else NO_STOPS
 
     def rounds_to_stop(self, batch: Batch) -> int:
-        """Decode rounds after this batch's before the one in which a member stops by itself."""
-        assert batch.decode is not None
-        self._stopping(batch.decode)
-        return self._first_stop - batch.decode.round - 1
+        """Decode rounds after this batch's before the one in which a member stops by itself.
 
-    def _stopping(self, rows: DecodeRows) -> npt.NDArray[np.int64]:
-        """Indices of the decode rows whose request stops by itself in this round."""
+        At least so many: a member that has left in the meantime may have been the one.
+        """
+        assert batch.decode is not None
+        self._expect(batch.decode)
+        return self._stops[0][0] - batch.decode.round - 1 if self._stops else NEVER
+
+    def _expect(self, rows: DecodeRows) -> None:
+        """Note in which round those who have joined will stop."""
         cohort = rows.cohort
-        if cohort is not self._cohort:
-            self._cohort = cohort
-            last = [
-                NEVER if r.ignore_eos else r.prompt_len + _output_len(r) - 1
-                for r in cohort.requests
-            ]
-            lengths = np.array(last, dtype=np.int64)
-            finite = lengths != NEVER
-            self._stop_rounds = np.where(finite, lengths - cohort.offsets, NEVER)
-            self._first_stop = int(self._stop_rounds.min(initial=NEVER))
-        if rows.round < self._first_stop:
-            return _NONE
-        stopping = np.flatnonzero(self._stop_rounds == rows.round)
-        later = self._stop_rounds[self._stop_rounds > rows.round]
-        self._first_stop = int(later.min(initial=NEVER))
-        return stopping
+        if cohort is self._cohort:
+            return
+        self._cohort = cohort
+        for request in cohort.joined:
+            if not request.ignore_eos:
+                left = request.prompt_len + _output_len(request) - 1 - rows.kv_len(request)
+                heapq.heappush(self._stops, (rows.round + left, next(self._serial), request))
+
+    def _stopping(self, rows: DecodeRows) -> list[int]:
+        """Indices of the decode rows whose request stops by itself in this round."""
+        self._expect(rows)
+        stopping = []
+        while self._stops and self._stops[0][0] <= rows.round:
+            request = heapq.heappop(self._stops)[2]
+            # one that has left since, or joined again, was expected in vain
+            last = request.prompt_len + _output_len(request) - 1
+            if rows.kv_len(request) == last and request in rows.requests:
+                stopping.append(rows.requests.index(request))
+        return sorted(stopping)
 
     def _tokens(self, batch: Batch) -> npt.NDArray[np.int32]:
         rows = [(item.request, item.seq_len) for item in batch.prefill if item.samples]
@@ -104,6 +114,3 @@ class ReplayedModel:
         # the token after a sequence of seq_len tokens stands at that place in prompt and output
         ids = [int(request.tokens.read(seq_len + 1)[seq_len]) for request, seq_len in rows]
         return np.array(ids, dtype=np.int32)
-
-
-_NONE = np.zeros(0, dtype=np.int64)

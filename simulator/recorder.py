@@ -179,7 +179,7 @@ class Recorder:
         requests = len(batch.decode)
         back = np.arange(1 - repeated.rounds, 1)[rounds]  # rounds before the last, negative
         read = batch.decode.kv_tokens + requests * back
-        evicted = repeated.evicted_tokens[rounds]
+        ratio, free, evictable, protected, evicted = (x[rounds] for x in repeated.states())
         changing = (
             batch.iteration + back,
             leap.launch[rounds],
@@ -187,10 +187,10 @@ class Recorder:
             leap.end[rounds],
             commit_ns,
             read,
-            repeated.new_token_ratio[rounds],
-            repeated.free_tokens[rounds],
-            repeated.evictable_tokens[rounds],
-            repeated.protected_tokens[rounds],
+            ratio,
+            free,
+            evictable,
+            protected,
             np.diff(evicted, prepend=self._evicted),
         )
         self._evicted = int(evicted[-1])
@@ -231,9 +231,7 @@ class Recorder:
         if self._want_times:
             seen.times.append(now_ns)
 
-    def _round(
-        self, rows: DecodeRows, dropped: set[Request], now_ns: int, later: int = 0
-    ) -> None:
+    def _round(self, rows: DecodeRows, dropped: set[Request], now_ns: int, later: int = 0) -> None:
         """A decode round was committed, and `later` more rounds since."""
         steady = len(rows)
         joined = rows.joined

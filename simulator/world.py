@@ -11,8 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from policies.batch import NO_EVENTS, Inbox, Mode
-from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Repeated, Report
+from policies.effects import (
+    NOT_REPEATED,
+    Collect,
+    Launch,
+    Receive,
+    Repeat,
+    Repeated,
+    Report,
+    Sleep,
+)
 from policies.loops import LOOPS
 from policies.request import FinishReason, Request
 from simulator.clock import Clock
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
     import simpy
 
     from policies.batch import Batch, Events, StepResult
+    from policies.effects import Effect
     from policies.scheduler import Scheduler
     from simulator.host import HostModel
     from simulator.latency.base import LatencyModel
@@ -96,6 +108,7 @@ class World:
         self._planned = True  # whether the round going on has had its planning charged
         self._collected: Ticket | None = None
         self._empty_rounds = 0
+        self._launch_host = (0, 0, 0, 0)  # spent on the launch going on: see `Ticket.host`
         self._last: Ticket | None = None  # launched last
 
     def run(self, on_progress: Callable[[], None] | None = None) -> None:
@@ -123,46 +136,57 @@ class World:
         answer: Any = None
         while True:
             effect = loop.send(answer)
-            answer = None
             if isinstance(effect, Report):
+                answer = None
                 if effect.events is not NO_EVENTS and self._report(effect.events) and on_progress:
                     on_progress()
-            elif isinstance(effect, Receive):
-                self._charge_planning(0)
-                if not skip(self._debt):
-                    yield timeout(self._debt)
-                self._debt = 0
-                answer = self._receive()
-            elif isinstance(effect, Launch):
-                host = self._charge_launch(effect.batch)
-                if not skip(self._debt):
-                    yield timeout(self._debt)
-                self._debt = 0
-                answer = self._launch(effect.batch, host)
-            elif isinstance(effect, Collect):
-                self._charge_planning(0)
-                wait = max(self._debt, effect.ticket.end_ns - self.now)
-                if not skip(wait):
-                    yield timeout(wait)
-                self._debt = 0
-                answer = self._collect(effect.ticket)
-            elif isinstance(effect, Repeat):
-                answer = NOT_REPEATED
-                leap = self._plan_leap(effect.batch, effect.at_most)
-                if leap is not None:
-                    wait = int(leap.commit[-1]) - self.now
-                    if not skip(wait):
-                        yield timeout(wait)
-                    self._debt = 0
-                    ticket = leap.ticket
-                    last = effect.batch.later(len(leap)) if ticket is None else ticket.batch
-                    answer = Repeated(len(leap), last, ticket)
-            else:
-                sleep = self._until_woken(effect.until)
-                if sleep is None:
-                    return
-                if not skip(sleep):
-                    yield timeout(sleep)
+                continue
+            delay = self._delay(effect)
+            if delay is None:
+                return
+            if not skip(delay):
+                yield timeout(delay)
+            answer = self._answer(effect)
+
+    def _delay(self, effect: Effect) -> int | None:
+        """How long an effect takes, in nanoseconds; None for a sleep from which nothing will wake.
+
+        The host's work up to now is waited for with it, or else while the device works.
+        """
+        if isinstance(effect, Repeat):
+            self._leap = self._plan_leap(effect.batch, effect.at_most)
+            if self._leap is None:
+                return 0
+            self._debt = 0
+            return int(self._leap.commit[-1]) - self.clock.now_ns
+        if isinstance(effect, Launch):
+            self._launch_host = self._charge_launch(effect.batch)
+        else:
+            self._charge_planning(0)
+        delay, self._debt = self._debt, 0
+        if isinstance(effect, Collect):
+            ticket: Ticket = effect.ticket
+            return max(delay, ticket.end_ns - self.clock.now_ns)
+        if isinstance(effect, Sleep):
+            return self._until_woken(effect.until, delay)
+        return delay
+
+    def _answer(self, effect: Effect) -> Any:
+        """The answer to an effect, once its time is over."""
+        if isinstance(effect, Receive):
+            return self._receive()
+        if isinstance(effect, Launch):
+            return self._launch(effect.batch)
+        if isinstance(effect, Collect):
+            return self._collect(effect.ticket)
+        leap = self._leap
+        if not isinstance(effect, Repeat):
+            return None
+        if leap is None:
+            return NOT_REPEATED
+        ticket = leap.ticket
+        last = effect.batch.later(len(leap)) if ticket is None else ticket.batch
+        return Repeated(len(leap), last, ticket)
 
     def _plan_leap(self, batch: Batch, at_most: int) -> Leap | None:
         """The rounds to go through at once; None where that is not worth it."""
@@ -171,13 +195,12 @@ class World:
         last = self._last
         assert last is not None
         leap = self._leaper.plan(batch, at_most, self.now + self._debt, last)
-        self._leap = leap
         if leap is None:
             return None
         if self._recorder.wants_steps:
             leap.gauges = self.scheduler.gauges()
         end = int(leap.start[-1]) + int(leap.device[-1])
-        self.device.catch_up(end, int(leap.device.sum()))
+        self.device.catch_up(end, int(np.add.reduce(leap.device)))
         if leap.pending is not None:
             batch = batch.later(len(leap))
             launched = (int(leap.commit[-2]) if len(leap) > 1 else leap.begun) + leap.host.to_launch
@@ -186,17 +209,12 @@ class World:
             leap.ticket = self._last
         return leap
 
-    def _until_woken(self, until: int | None) -> int | None:
-        """How long to sleep, in nanoseconds; None if nothing will ever come in."""
-        self._charge_planning(0)
+    def _until_woken(self, until: int | None, busy: int) -> int | None:
+        """How long to sleep, in nanoseconds, `busy` at least; None if nothing will ever come in."""
         wake = self._load.next_ns()
         if until is not None:
             wake = until if wake is None else min(wake, until)
-        if wake is None:
-            return None
-        wait = max(wake - self.now, self._debt, 0)
-        self._debt = 0
-        return wait
+        return None if wake is None else max(wake - self.now, busy, 0)
 
     def _receive(self) -> Inbox:
         arrivals, aborts = self._load.take(self.now)
@@ -251,7 +269,7 @@ class World:
         self._debt += prepare + launch
         return self._receive_ns, schedule, prepare, launch
 
-    def _launch(self, batch: Batch, host: tuple[int, int, int, int]) -> Ticket:
+    def _launch(self, batch: Batch) -> Ticket:
         now = self.now
         if batch.mode is Mode.EMPTY:
             duration = 0
@@ -263,7 +281,7 @@ class World:
         result = self._model.result(batch)
         self._recorder.decided(batch, now, result)
         gauges = self.scheduler.gauges() if self._recorder.wants_steps else None
-        self._last = Ticket(batch, result, gauges, host, now, start, end)
+        self._last = Ticket(batch, result, gauges, self._launch_host, now, start, end)
         return self._last
 
     def _collect(self, ticket: Ticket) -> StepResult:
@@ -317,6 +335,4 @@ def _shape(batch: Batch) -> StepShape:
 
 
 def _no_lens() -> Any:
-    import numpy as np
-
     return np.zeros(0, dtype=np.int64)

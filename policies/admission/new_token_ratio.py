@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -47,15 +47,23 @@ class NewTokenRatio:
         """A decode step had memory enough."""
         self.value = max(self.value - self._decay, self.minimum)
 
-    def decay_by(self, steps: int) -> npt.NDArray[np.float64]:
-        """So many decode steps had memory enough; returns the ratio after each, shape (steps,)."""
-        ratios = np.empty(steps)
-        for i in range(steps):  # one by one: rounding depends on the order
-            if self.value == self.minimum:
-                ratios[i:] = self.value
-                break
-            self.decay()
-            ratios[i] = self.value
+    def decay_by(self, steps: int) -> Callable[[], npt.NDArray[np.float64]]:
+        """So many decode steps had memory enough.
+
+        Returns:
+            what makes the ratio after each: float64, shape (steps,).
+        """
+        falling: list[float] = []
+        while self.value != self.minimum and len(falling) < steps:
+            self.decay()  # one by one: rounding depends on the order
+            falling.append(self.value)
+        last = self.value
+
+        def ratios() -> npt.NDArray[np.float64]:
+            values = np.full(steps, last)
+            values[: len(falling)] = falling
+            return values
+
         return ratios
 
     def reset(self) -> None:

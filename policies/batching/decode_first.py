@@ -17,7 +17,7 @@ import numpy as np
 
 from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import ContextIntake
-from policies.batch import Batch, Mode, PrefillItem, Repetition
+from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
 from policies.batching.base import Batching
 from policies.batching.step import Step
 from policies.kv.block_memory import BlockMemory
@@ -302,7 +302,8 @@ class DecodeFirst(Batching):
             return 0
         if len(s.running) > self.max_tokens or not self._queue_is_shut(s):
             return 0
-        fits = np.cumsum(s.running.pages_in(min(at_most, _MOST))) <= self.kv.pool.free
+        needed = s.running.pages_ahead()(min(at_most, _MOST))
+        fits = np.cumsum(needed) <= self.kv.pool.free
         return len(fits) if fits.all() else int(fits.argmin())
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
@@ -317,7 +318,8 @@ class DecodeFirst(Batching):
         known_ahead = 0 if s.overlapped else 1
         gauges = self.kv.repeat_rounds(batch.decode.cohort, first, rounds, known_ahead=known_ahead)
         s.running.repeat(rounds)
-        return Repetition(batch, rounds, np.full(rounds, s.ratio.value), *gauges)
+        ratios = np.full(rounds, s.ratio.value)
+        return Repetition(batch, rounds, lambda: RoundStates(ratios, *gauges))
 
     # -- results ------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import PoolIntake
 from policies.admission.token_budget import TokenBudget, Verdict
-from policies.batch import Batch, Mode, PrefillItem, Repetition
+from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
 from policies.batching.base import Batching
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
@@ -322,18 +322,17 @@ class PrefillFirst(Batching):
         if s.config.accidents.hrrn_counts_decode:
             s.processed_tokens += rounds * self._stale_tokens
         ratios = s.ratio.decay_by(rounds)
-        free = self.kv.repeat_rounds(s.running, rounds)
+        free, pages = self.kv.free, s.running.pages_ahead()
+        tokens = self.kv.evictable, self.kv.protected, self.kv.evicted_tokens
+        self.kv.repeat_rounds(s.running, rounds)
         s.running.repeat(rounds)
-        same = np.ones(rounds, dtype=np.int64)
-        return Repetition(
-            batch,
-            rounds,
-            ratios,
-            free,
-            same * self.kv.evictable,
-            same * self.kv.protected,
-            same * self.kv.evicted_tokens,
-        )
+
+        def states() -> RoundStates:
+            taken = np.cumsum(pages(rounds)) * self.kv.page_size
+            same = (np.full(rounds, value, dtype=np.int64) for value in tokens)
+            return RoundStates(ratios(), free - taken, *same)
+
+        return Repetition(batch, rounds, states)
 
     # -- results ------------------------------------------------------------------------------
 

@@ -20,8 +20,6 @@ from policies.cache.base import NO_MATCH
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy.typing as npt
-
     from policies.batch import DecodeRows
     from policies.cache.base import Match, PrefixCache
     from policies.kv.pool import KVPool
@@ -149,16 +147,14 @@ class KVMemory:
         # each round asks for a page a member, and then takes those that are needed
         cycles = self.free // (members * size)  # in `size` rounds every member takes one page
         rounds = min(at_most, (cycles + 1) * size)
-        before = np.cumsum(running.pages_in(rounds)) - running.pages_in(rounds)
+        needed = running.pages_ahead()(rounds)
+        before = np.cumsum(needed) - needed
         fits = self.free - before * size >= members * size
         return rounds if fits.all() else int(fits.argmin())
 
-    def repeat_rounds(self, running: RunningBatch, rounds: int) -> npt.NDArray[np.int64]:
-        """Allocate for so many decode rounds; returns the free tokens after each, shape (rounds,)."""
-        taken = np.cumsum(running.pages_in(rounds))
-        free = self.free - taken * self.page_size
-        self.pool.take_pages(int(taken[-1]))
-        return free
+    def repeat_rounds(self, running: RunningBatch, rounds: int) -> None:
+        """Allocate for so many decode rounds."""
+        self.pool.take_pages(running.pages_within(rounds))
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""

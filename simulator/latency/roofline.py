@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.shapes.dtypes import dtype_bytes
@@ -31,7 +32,6 @@ from simulator.latency.base import LatencyModel, StepShape
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from policies.model_shape import ModelShape
@@ -196,9 +196,16 @@ class RooflineLatency(LatencyModel):
         self._extend_overhead_ns = float(
             o.step_overhead_ns + model.layers * o.extend_layer_overhead_ns
         )
+        self._decode_fixed: dict[int, float] = {}  # by requests
 
     def step_ns(self, shape: StepShape) -> int:
         """Nanoseconds of one forward pass: the sum of `parts`, rounded; 0 without any row."""
+        if not shape[0]:
+            requests, kv_tokens = shape[1], shape[2]
+            if not requests:
+                return 0
+            read = kv_tokens * self._decode_kv_token_ns
+            return round(self._decode_fixed_ns(requests) + read + self._decode_overhead_ns)
         # Added one by one: the built-in `sum` rounds floats differently from Python 3.12 on.
         linear, experts, head, elementwise, prefill, decode, overhead = self.parts(shape)
         return round(linear + experts + head + elementwise + prefill + decode + overhead)
@@ -208,19 +215,25 @@ class RooflineLatency(LatencyModel):
         requests: int,
         kv_tokens: int,
         steps: int,
-        kv_lens: Callable[[], NDArray[np.int64]],
+        kv_lens: Callable[[], NDArray[np.int64]],  # noqa: ARG002 - lengths do not matter to it
     ) -> NDArray[np.int64]:
         """See `LatencyModel.decode_steps_ns`. Only the attention part grows from step to step."""
-        import numpy as np
-
-        first = self.parts(StepShape((), requests, kv_tokens, requests, kv_lens))
-        linear, experts, head, elementwise, prefill, _, overhead = first
-        fixed = linear + experts + head + elementwise + prefill
-        read = kv_tokens + requests * np.arange(steps, dtype=np.int64)
+        read = np.arange(kv_tokens, kv_tokens + steps * requests, requests)
         # the same operations in the same order as in `step_ns`, so the same rounding
-        exact = fixed + read * self._decode_kv_token_ns + overhead
-        rounded: NDArray[np.int64] = np.rint(exact).astype(np.int64)
+        exact = read * self._decode_kv_token_ns
+        exact += self._decode_fixed_ns(requests)
+        exact += self._decode_overhead_ns
+        rounded: NDArray[np.int64] = np.rint(exact, out=exact).astype(np.int64)
         return rounded
+
+    def _decode_fixed_ns(self, requests: int) -> float:
+        """The parts of a decode step that do not grow with the KV it reads, but the overhead."""
+        fixed = self._decode_fixed.get(requests)
+        if fixed is None:
+            parts = self.parts(StepShape((), requests, 0, requests, _unknown))
+            fixed = parts.linear + parts.experts + parts.head + parts.elementwise
+            self._decode_fixed[requests] = fixed + parts.prefill_attention
+        return self._decode_fixed[requests]
 
     def parts(self, shape: StepShape) -> StepParts:
         """Where the time of a forward pass goes."""
@@ -265,6 +278,10 @@ class RooflineLatency(LatencyModel):
         compute = tokens * self._expert_token_flops_ns
         weights = moe.expected_experts(tokens) * self._expert_weights_ns
         return max(compute, weights + tokens * self._expert_token_bytes_ns)
+
+
+def _unknown() -> NDArray[np.int64]:
+    raise AssertionError("the roofline does not ask for KV lengths")
 
 
 _NOTHING: Final = StepParts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)

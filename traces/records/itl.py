@@ -40,7 +40,7 @@ class ItlAccumulator:
         self._runs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._extremes: tuple[int, int] | None = None
         self.exact = True
-        self._many: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # not folded yet
+        self._many: list[tuple[NDArray[np.int64], NDArray[np.int64] | int]] = []  # not folded yet
         self._held = 0  # gaps in them
 
     def add(self, gap_ns: int, weight: int = 1) -> None:
@@ -56,9 +56,10 @@ class ItlAccumulator:
         Raises:
             ValueError: where there are not as many weights as gaps.
         """
-        gaps = np.array(gaps_ns, np.int64)  # a copy: it is folded later
-        self._many.append((gaps, np.broadcast_to(np.asarray(weights, np.int64), gaps.shape)))
-        self._held += len(gaps)
+        if not isinstance(weights, int) and len(weights) != len(gaps_ns):
+            raise ValueError(f"{len(weights)} weights given for {len(gaps_ns)} gaps")
+        self._many.append((gaps_ns.copy(), weights))  # it is folded later
+        self._held += len(gaps_ns)
         if self._held >= CHUNK:
             self._fold_many()
 
@@ -83,9 +84,10 @@ class ItlAccumulator:
 
     def _fold_many(self) -> None:
         if self._many:
-            gaps, weights = zip(*self._many, strict=True)
+            gaps = [held for held, _ in self._many]
+            each = [w if isinstance(w, np.ndarray) else np.full(len(g), w) for g, w in self._many]
             self._many, self._held = [], 0
-            self._fold(np.concatenate(gaps), np.concatenate(weights))
+            self._fold(np.concatenate(gaps), np.concatenate(each))
 
     def _fold_lists(self) -> None:
         if self._gaps:
