@@ -68,6 +68,16 @@ class RunningBatch:
         """Sum of the members' KV lengths, in tokens."""
         return self._offset_sum + len(self.requests) * (self.planned - 1)
 
+    def remaining_tokens(self) -> list[int]:
+        """Output tokens that each member may still produce, as `Request.remaining_tokens` says."""
+        committed = self.committed
+        return [
+            r.max_new_tokens
+            - r._output_len
+            - (committed - r._joined if committed > r._joined else 0)
+            for r in self.requests
+        ]
+
     # -- membership ---------------------------------------------------------------------------
 
     def join(self, new: Sequence[Request], *, front: bool = False) -> None:

@@ -257,6 +257,14 @@ class Scheduler:
                 check_arranged(self.config.order, self.waiting, arranged)
             self.waiting = arranged
 
+    def leave_queue(self, admitted: list[Request]) -> None:
+        """Take requests out of the waiting queue; mostly they are its head."""
+        if self.waiting[: len(admitted)] == admitted:
+            del self.waiting[: len(admitted)]
+        else:
+            leaving = set(admitted)
+            self.waiting = [request for request in self.waiting if request not in leaving]
+
     def join_running(self, requests: Sequence[Request], *, front: bool = False) -> None:
         """Let requests whose prefill is planned to its end decode from the next round on."""
         for request in requests:

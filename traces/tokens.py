@@ -9,6 +9,7 @@ here knows of requests, trace files or tokenizers.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -45,6 +46,21 @@ class Tokens(Protocol):
         """The ids: int32, shape (len,), read-only."""
         ...
 
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """The ids at places [start, stop): int32; no others are made."""
+        ...
+
+    def id_at(self, at: int) -> int:
+        """The id at one place."""
+        ...
+
+    def shared(self, other: object) -> int:
+        """How many first tokens it surely has in common with another, going by names alone.
+
+        They may have more in common: what is named differently can begin alike by chance.
+        """
+        ...
+
 
 class ExplicitTokens:
     """Token ids written out; two are equal when their ids are."""
@@ -71,6 +87,18 @@ class ExplicitTokens:
     def array(self) -> NDArray[np.int32]:
         """The ids: int32, shape (len,), read-only; the same array each time."""
         return self._ids
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """See `Tokens.ids`."""
+        return self._ids[start:stop]
+
+    def id_at(self, at: int) -> int:
+        """See `Tokens.id_at`."""
+        return int(self._ids[at])
+
+    def shared(self, other: object) -> int:
+        """See `Tokens.shared`: ids that are written out have no other name."""
+        return len(self) if other is self else 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ExplicitTokens) and np.array_equal(self._ids, other._ids)
@@ -132,6 +160,41 @@ class BlockTokens:
         state = keys[:, None] + _steps(self.block_size)[None, :]
         return _to_ids(state.reshape(-1)[: self.length], self.vocab_size)
 
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """See `Tokens.ids`."""
+        size = self.block_size
+        first = start // size
+        stop = min(stop, self.length)
+        hashes = self.hash_ids[first : -(-stop // size)].astype(np.uint64)
+        keys = _mix((hashes ^ _BLOCK_SALT) * np.uint64(_GOLDEN))
+        if len(keys) == 1:
+            low, high = start - first * size, stop - first * size
+            return _to_ids(keys[0] + _steps(high, low), self.vocab_size)
+        state = keys[:, None] + _steps(size)[None, :]
+        return _to_ids(
+            state.reshape(-1)[start - first * size : stop - first * size], self.vocab_size
+        )
+
+    def id_at(self, at: int) -> int:
+        """See `Tokens.id_at`."""
+        block, place = divmod(at, self.block_size)
+        key = (int(self.hash_ids[block]) ^ int(_BLOCK_SALT)) * _GOLDEN & _MASK
+        return _id_at(_mixed(key), place, self.vocab_size)
+
+    def shared(self, other: object) -> int:
+        """See `Tokens.shared`."""
+        if (
+            not isinstance(other, BlockTokens)
+            or other.block_size != self.block_size
+            or other.vocab_size != self.vocab_size
+        ):
+            return 0
+        blocks = min(len(self.hash_ids), len(other.hash_ids))
+        differs = self.hash_ids[:blocks] != other.hash_ids[:blocks]
+        first = int(differs.argmax()) if blocks else 0
+        same = first if blocks and differs[first] else blocks
+        return min(same * self.block_size, self.length, other.length)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, BlockTokens)
@@ -172,8 +235,24 @@ class SyntheticTokens:
 
     def array(self) -> NDArray[np.int32]:
         """The ids: int32, shape (len,), read-only."""
+        return self.ids(0, self.length)
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """See `Tokens.ids`."""
         seed = np.array([(self.key * _GOLDEN) & _MASK], dtype=np.uint64) ^ _TEXT_SALT
-        return _to_ids(_mix(seed) + _steps(self.length), self.vocab_size)
+        return _to_ids(_mix(seed) + _steps(min(stop, self.length), start), self.vocab_size)
+
+    def id_at(self, at: int) -> int:
+        """See `Tokens.id_at`."""
+        key = (self.key * _GOLDEN & _MASK) ^ int(_TEXT_SALT)
+        return _id_at(_mixed(key), at, self.vocab_size)
+
+    def shared(self, other: object) -> int:
+        """See `Tokens.shared`."""
+        if not isinstance(other, SyntheticTokens):
+            return 0
+        same = other.key == self.key and other.vocab_size == self.vocab_size
+        return min(self.length, other.length) if same else 0
 
 
 class JoinedTokens:
@@ -203,6 +282,36 @@ class JoinedTokens:
         ids = np.concatenate([part.array() for part in self.parts])
         ids.flags.writeable = False
         return ids
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """See `Tokens.ids`."""
+        pieces = [ExplicitTokens(()).array()]
+        at = 0
+        for part in self.parts:
+            first, last = max(start - at, 0), min(stop - at, len(part))
+            if first < last:
+                pieces.append(part.ids(first, last))
+            at += len(part)
+        return np.concatenate(pieces)
+
+    def id_at(self, at: int) -> int:
+        """See `Tokens.id_at`."""
+        for part in self.parts:
+            if at < len(part):
+                return part.id_at(at)
+            at -= len(part)
+        raise IndexError(f"place {at} past the end of {len(self)} tokens")
+
+    def shared(self, other: object) -> int:
+        """See `Tokens.shared`."""
+        theirs = other.parts if isinstance(other, JoinedTokens) else (other,)
+        same = 0
+        for mine, their in zip(self.parts, theirs, strict=False):
+            common = mine.shared(their)
+            same += common
+            if common < len(mine) or not isinstance(their, Sized) or common < len(their):
+                break
+        return same
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, JoinedTokens) and self.parts == other.parts
@@ -241,9 +350,9 @@ def _check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _steps(count: int) -> NDArray[np.uint64]:
-    """What SplitMix64 adds to its seed for the tokens 0..count-1, modulo 2**64."""
-    return np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+def _steps(stop: int, start: int = 0) -> NDArray[np.uint64]:
+    """What SplitMix64 adds to its seed for the tokens start..stop-1, modulo 2**64."""
+    return np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -254,6 +363,21 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state *= _MIX_2
     state ^= state >> np.uint64(31)
     return state
+
+
+def _mixed(state: int) -> int:
+    """As `_mix`, of one Python integer."""
+    state ^= state >> 30
+    state = state * 0xBF58476D1CE4E5B9 & _MASK
+    state ^= state >> 27
+    state = state * 0x94D049BB133111EB & _MASK
+    return state ^ (state >> 31)
+
+
+def _id_at(seed: int, at: int, vocab_size: int) -> int:
+    """As `_to_ids`, of the state at one place of the stream with that seed."""
+    high = _mixed(seed + (at + 1) * _GOLDEN & _MASK) >> 32
+    return (high * (vocab_size - RESERVED_IDS) >> 32) + RESERVED_IDS
 
 
 def _to_ids(state: NDArray[np.uint64], vocab_size: int) -> NDArray[np.int32]:

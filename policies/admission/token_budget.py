@@ -14,6 +14,8 @@ from bisect import bisect_left
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policies.running import RunningBatch
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -32,6 +34,13 @@ class Verdict(StrEnum):
     CONTINUE = "CONTINUE"
     NO_TOKEN = "NO_TOKEN"  # noqa: S105 - memory is spoken for
     OTHER = "OTHER"  # this round computes enough already
+
+
+def _remaining(running: Iterable[Request]) -> Iterable[tuple[Request, int]]:
+    """Requests with the output tokens each may still produce; of a running batch, all at once."""
+    if isinstance(running, RunningBatch):
+        return zip(running.requests, running.remaining_tokens(), strict=True)
+    return ((request, request.remaining_tokens) for request in running)
 
 
 class TokenBudget:
@@ -74,8 +83,10 @@ class TokenBudget:
         self._reserved: float = decode_tokens
         self._claimed = decode_tokens
         expected: float = 0
-        for request in running:  # one by one: float sums depend on their order
-            expected += self.expected_tokens(request)
+        for request, remaining in _remaining(running):
+            # one by one: float sums depend on their order
+            clipped = min(CLIP_MAX_NEW_TOKENS, remaining)
+            expected += clipped * (1.0 if request.ignore_eos else ratio)
         self._reserved += expected
         self._endings: list[tuple[float, int]] | None = None
 

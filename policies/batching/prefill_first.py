@@ -243,8 +243,7 @@ class PrefillFirst(Batching):
             admitted: in batch order, each with its prefix held and `extend_end` set.
             chunked: the one of them whose prompt is not computed to its end, if any.
         """
-        leaving = set(admitted)
-        s.waiting = [request for request in s.waiting if request not in leaving]
+        s.leave_queue([request for request in admitted if request.state is State.WAITING])
         s.chunked = chunked
         for request in admitted:
             request.state = State.PREFILL

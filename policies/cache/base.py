@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from policies.cache.prefix import TokenPrefix
+
     Int32Array = npt.NDArray[np.int32]
 
 
@@ -32,13 +34,13 @@ class PrefixCache(Protocol):
     protected: int  # tokens that requests hold
     shares: bool  # False: finds and keeps nothing, ever
 
-    def match(self, tokens: Int32Array, extra_key: str | None = None) -> Match:
+    def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:
         """The longest cached prefix, floored to pages. Counts as a use of it."""
         ...
 
     def insert(
         self,
-        tokens: Int32Array,
+        tokens: Int32Array | TokenPrefix,
         pages: Int32Array | None,
         extra_key: str | None = None,
         priority: int = 0,
@@ -47,7 +49,7 @@ class PrefixCache(Protocol):
         """Enter a sequence, floored to pages, with the pages that hold it.
 
         Args:
-            tokens: int32 ids, shape (n,).
+            tokens: the sequence, or its int32 ids, shape (n,).
             pages: the page numbers of the sequence, or None where pages are only counted.
             extra_key: namespace.
             priority: kept as the largest ever given to each part of the path.

@@ -10,6 +10,7 @@ from policies.cache.base import NO_MATCH, Match
 
 if TYPE_CHECKING:
     from policies.cache.base import Int32Array
+    from policies.cache.prefix import TokenPrefix
 
 
 class NoCache:
@@ -19,13 +20,13 @@ class NoCache:
     protected = 0
     shares = False
 
-    def match(self, tokens: Int32Array, extra_key: str | None = None) -> Match:  # noqa: ARG002
+    def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:  # noqa: ARG002
         """Nothing."""
         return NO_MATCH
 
     def insert(
         self,
-        tokens: Int32Array,  # noqa: ARG002
+        tokens: Int32Array | TokenPrefix,  # noqa: ARG002
         pages: Int32Array | None,  # noqa: ARG002
         extra_key: str | None = None,  # noqa: ARG002
         priority: int = 0,  # noqa: ARG002

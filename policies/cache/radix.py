@@ -1,6 +1,6 @@
 """A radix tree of token prefixes, after SGLang's RadixAttention (Zheng et al., NeurIPS 2024).
 
-An edge carries a run of tokens, a whole number of pages long; children are found by their first page.
+An edge carries a run of tokens, a whole number of pages long; children differ in their first page.
 A match that ends inside an edge splits it there. Nodes on a path that a request holds are locked;
 unlocked leaves may be evicted, whole, in the order that the eviction policy says.
 
@@ -17,21 +17,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.cache.base import Match
+from policies.cache.prefix import WrittenPrefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from policies.cache.base import Int32Array
     from policies.cache.eviction import Eviction
+    from policies.cache.prefix import TokenPrefix
 
 
 class RadixNode:
     """A run of cached tokens below its parent.
 
     Attributes:
-        tokens: the ids on the edge to it: int32, a whole number of pages.
+        tokens: what the edge to it is part of: a whole number of pages of it.
+        start: where in it the edge begins, as many tokens as there are above.
+        size: tokens on the edge.
         pages: the page numbers that hold them, or None where pages are only counted.
-        children: by first page, in order of creation; a split keeps its place.
+        children: by first token, or by first page where another has the same first token; in order of
+            creation, and a split keeps its place.
+        crowded: whether a child was filed by its first page.
         locks: requests that hold it, itself or through a descendant.
         hits: times it was entered.
     """
@@ -39,6 +45,7 @@ class RadixNode:
     __slots__ = (
         "children",
         "created",
+        "crowded",
         "edge",
         "hits",
         "in_heap",
@@ -47,17 +54,28 @@ class RadixNode:
         "pages",
         "parent",
         "priority",
+        "size",
+        "start",
         "tokens",
     )
 
     def __init__(
-        self, parent: RadixNode | None, edge: Hashable, tokens: Int32Array, pages: Int32Array | None
+        self,
+        parent: RadixNode | None,
+        edge: Hashable,
+        tokens: TokenPrefix,
+        start: int,
+        size: int,
+        pages: Int32Array | None,
     ) -> None:
         self.parent = parent
         self.edge = edge
         self.tokens = tokens
+        self.start = start
+        self.size = size
         self.pages = pages
         self.children: dict[Hashable, RadixNode] = {}
+        self.crowded = False
         self.locks = 0
         self.hits = 0
         self.priority = 0
@@ -66,7 +84,7 @@ class RadixNode:
         self.in_heap = False
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return self.size
 
 
 class RadixCache:
@@ -94,66 +112,73 @@ class RadixCache:
         self._clock = 0
         self._heap: list[tuple[Any, int, RadixNode]] = []
         self._serial = count()
-        self.root = RadixNode(None, None, np.zeros(0, dtype=np.int32), None)
+        self.root = RadixNode(None, None, _NOTHING, 0, 0, None)
         self.root.locks = 1
 
     # -- looking up and entering --------------------------------------------------------------
 
-    def match(self, tokens: Int32Array, extra_key: str | None = None) -> Match:
+    def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:
         """See `PrefixCache.match`. A match inside an edge splits it."""
+        prefix = _as_prefix(tokens)
         at, node = 0, self.root
-        for child, common in self._walk(tokens, extra_key):
+        for child, common in self._walk(prefix, extra_key):
             node = self._enter(child, common)
             at += common
         return Match(at, node)
 
     def insert(
         self,
-        tokens: Int32Array,
+        tokens: Int32Array | TokenPrefix,
         pages: Int32Array | None,
         extra_key: str | None = None,
         priority: int = 0,
         inserted_len: int = 0,
     ) -> Match:
         """See `PrefixCache.insert`."""
+        prefix = _as_prefix(tokens)
         at, node = 0, self.root
-        for child, common in self._walk(tokens, extra_key):
+        for child, common in self._walk(prefix, extra_key):
             node = self._enter(child, common)
             node.priority = max(node.priority, priority)
             at += common
             if at > inserted_len:
                 node.hits += 1
-        matched, stop = at, len(tokens) // self.page_size * self.page_size
-        if matched < stop:
-            node = self._grow(node, tokens[matched:stop], pages, matched, extra_key, priority)
-        return Match(matched, node)
+        stop = len(prefix) // self.page_size * self.page_size
+        if at < stop:
+            node = self._grow(node, prefix, at, stop, pages, extra_key, priority)
+        return Match(at, node)
 
-    def _walk(self, tokens: Int32Array, extra_key: str | None) -> Iterator[tuple[RadixNode, int]]:
-        """The children along `tokens`, each with how many tokens it shares (whole pages, at least one).
+    def _walk(self, prefix: TokenPrefix, extra_key: str | None) -> Iterator[tuple[RadixNode, int]]:
+        """The children along a prefix, each with how many tokens it shares (whole pages, at least one).
 
         Only the last may share less than all of its tokens.
         """
-        page, stop = self.page_size, len(tokens) // self.page_size * self.page_size
+        page = self.page_size
+        stop = len(prefix) // page * page
         node, at = self.root, 0
         while at < stop:
-            child = node.children.get(self._edge(tokens, at, extra_key))
-            if child is None:
+            key = prefix.id_at(at)
+            child = node.children.get(key if at or extra_key is None else (extra_key, key))
+            common = 0
+            if child is not None:
+                upto = min(at + child.size, stop)
+                common = prefix.agreement(child.tokens, at, upto) // page * page
+            if not common and node.crowded:  # it has the same first token, and another page
+                child = node.children.get(self._page(prefix, at, extra_key))
+                if child is not None:
+                    upto = min(at + child.size, stop)
+                    common = prefix.agreement(child.tokens, at, upto) // page * page
+            if child is None or not common:
                 return
-            size = min(len(child), stop - at)
-            differs = child.tokens[:size] != tokens[at : at + size]
-            first = int(differs.argmax())
-            common = first // page * page if differs[first] else size
+            node, size = child, child.size
             at += common
-            node = child
-            full = common == len(child)
             yield child, common
-            if not full:
+            if common < size:
                 return
 
-    def _edge(self, tokens: Int32Array, at: int, extra_key: str | None) -> Hashable:
-        """What a child is found by: its first page, and below the root alone its namespace too."""
-        size = self.page_size
-        page: Hashable = int(tokens[at]) if size == 1 else tokens[at : at + size].tobytes()
+    def _page(self, prefix: TokenPrefix, at: int, extra_key: str | None) -> Hashable:
+        """What a child is filed under if its first token is taken by another: its first page."""
+        page = prefix.ids(at, at + self.page_size).tobytes()
         return page if at or extra_key is None else (extra_key, page)
 
     def _enter(self, child: RadixNode, common: int) -> RadixNode:
@@ -161,7 +186,7 @@ class RadixCache:
 
         The lower part of a split counts as used too, as it does in SGLang.
         """
-        node = self._split(child, common) if common < len(child) else child
+        node = self._split(child, common) if common < child.size else child
         self._touch(node)
         if node is not child:
             self._touch(child)
@@ -176,14 +201,14 @@ class RadixCache:
         parent, page = node.parent, at // self.page_size
         assert parent is not None
         pages = node.pages
-        upper = RadixNode(
-            parent, node.edge, node.tokens[:at], None if pages is None else pages[:page]
-        )
+        above = None if pages is None else pages[:page]
+        upper = RadixNode(parent, node.edge, node.tokens, node.start, at, above)
         upper.locks, upper.hits, upper.priority = node.locks, node.hits, node.priority
         upper.created, upper.last_access = node.created, node.last_access
         parent.children[node.edge] = upper
-        node.edge = self._edge(node.tokens, at, None)
-        node.tokens = node.tokens[at:]
+        node.start += at
+        node.size -= at
+        node.edge = node.tokens.id_at(node.start)
         node.pages = None if pages is None else pages[page:]
         node.parent = upper
         upper.children[node.edge] = node
@@ -192,23 +217,29 @@ class RadixCache:
     def _grow(
         self,
         parent: RadixNode,
-        tokens: Int32Array,
+        prefix: TokenPrefix,
+        start: int,
+        stop: int,
         pages: Int32Array | None,
-        at: int,
         extra_key: str | None,
         priority: int,
     ) -> RadixNode:
-        """Hang a new leaf below `parent`, `at` tokens from the root."""
-        page = at // self.page_size
-        own = None if pages is None else pages[page : page + len(tokens) // self.page_size].copy()
-        edge = self._edge(tokens, 0, extra_key if at == 0 else None)
-        leaf = RadixNode(parent, edge, tokens.copy(), own)
+        """Hang a new leaf below `parent`, for the places [start, stop)."""
+        size = self.page_size
+        own = None if pages is None else pages[start // size : stop // size].copy()
+        edge: Hashable = prefix.id_at(start)
+        if start == 0 and extra_key is not None:
+            edge = (extra_key, edge)  # below the root a child is found by its namespace, too
+        if edge in parent.children:
+            edge = self._page(prefix, start, extra_key)
+            parent.crowded = True
+        leaf = RadixNode(parent, edge, prefix.keep(start, stop), start, stop - start, own)
         parent.children[edge] = leaf
         self._touch(leaf)
         leaf.created = leaf.last_access
         leaf.priority = priority
         leaf.hits = 1
-        self.evictable += len(leaf)
+        self.evictable += leaf.size
         self._offer(leaf)
         return leaf
 
@@ -229,8 +260,8 @@ class RadixCache:
         at = node
         while at.parent is not None:
             if at.locks == 0:
-                self.evictable -= len(at)
-                self.protected += len(at)
+                self.evictable -= at.size
+                self.protected += at.size
             at.locks += 1
             at = at.parent
 
@@ -240,8 +271,8 @@ class RadixCache:
         while at.parent is not None:
             at.locks -= 1
             if at.locks == 0:
-                self.evictable += len(at)
-                self.protected -= len(at)
+                self.evictable += at.size
+                self.protected -= at.size
                 self._offer(at)
             at = at.parent
 
@@ -276,10 +307,10 @@ class RadixCache:
         parent = leaf.parent
         assert parent is not None
         del parent.children[leaf.edge]
-        self.evictable -= len(leaf)
-        self._free_pages(len(leaf) // self.page_size, leaf.pages)
+        self.evictable -= leaf.size
+        self._free_pages(leaf.size // self.page_size, leaf.pages)
         self._offer(parent)
-        return len(leaf)
+        return leaf.size
 
     # -- checking -----------------------------------------------------------------------------
 
@@ -296,17 +327,24 @@ class RadixCache:
         evictable = protected = 0
         offered = {id(node) for _, _, node in self._heap}
         for node in self.nodes():
-            assert len(node) > 0, "an edge has no tokens"
-            assert len(node) % self.page_size == 0, "an edge is not a whole number of pages"
-            assert node.pages is None or len(node.pages) * self.page_size == len(node)
+            assert node.size > 0, "an edge has no tokens"
+            assert node.size % self.page_size == 0, "an edge is not a whole number of pages"
+            assert node.pages is None or len(node.pages) * self.page_size == node.size
             assert node.parent is not None
             assert node.parent.children.get(node.edge) is node, "a child is filed wrongly"
             held = sum(child.locks for child in node.children.values())
             assert node.locks >= held, "a child is locked more often than its parent"
             if node.locks:
-                protected += len(node)
+                protected += node.size
             else:
-                evictable += len(node)
+                evictable += node.size
                 assert node.children or id(node) in offered, "a free leaf cannot be evicted"
         assert evictable == self.evictable, f"evictable: {self.evictable}, really {evictable}"
         assert protected == self.protected, f"protected: {self.protected}, really {protected}"
+
+
+_NOTHING = WrittenPrefix(np.zeros(0, dtype=np.int32))
+
+
+def _as_prefix(tokens: Int32Array | TokenPrefix) -> TokenPrefix:
+    return WrittenPrefix(tokens) if isinstance(tokens, np.ndarray) else tokens

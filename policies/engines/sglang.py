@@ -80,6 +80,32 @@ ACCIDENTS = (
 )
 
 
+# chunked_prefill_size by GPU memory: below so many GB, so many tokens.
+CHUNK_BY_MEMORY_GB = ((35, 2048), (60, 4096), (160, 8192))
+CHUNK_ABOVE = 16384
+
+
+def default_chunk(memory_bytes: int) -> int:
+    """The `chunked_prefill_size` that SGLang takes on a device with so much memory."""
+    gigabytes = memory_bytes / 1e9
+    return next((size for below, size in CHUNK_BY_MEMORY_GB if gigabytes < below), CHUNK_ABOVE)
+
+
+def max_running(wanted: int | None, capacity: int, context_limit: int) -> int:
+    """The `max_running_requests` that SGLang takes: by how many full contexts the pool holds.
+
+    Args:
+        wanted: as given, or None; at most half the pool's tokens in either case.
+        capacity: tokens the KV pool holds.
+        context_limit: tokens of one request.
+    """
+    most = max(capacity // 2, 1)
+    if wanted is not None:
+        return min(wanted, most)
+    context = min(context_limit, capacity)
+    return min(max(2048, min(capacity * 512 // context, 4096)), most)
+
+
 def _chunk(value: Any, _: Config) -> str:
     return "-1" if value is None else str(value)
 

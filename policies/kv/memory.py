@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.cache.base import NO_MATCH
+from policies.cache.prefix import first_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,13 +87,15 @@ class KVMemory:
         """The cached prefix a prefill could start from: at least one token is left to compute."""
         if not self.cache.shares:
             return NO_MATCH
-        return self.cache.match(request.tokens.read(request.seq_len - 1), request.extra_key)
+        return self.cache.match(
+            first_tokens(request.tokens, request.seq_len - 1), request.extra_key
+        )
 
     def match_whole(self, request: Request) -> Match:
         """The cached prefix of all of a request's tokens."""
         if not self.cache.shares:
             return NO_MATCH
-        return self.cache.match(request.tokens.read(request.seq_len), request.extra_key)
+        return self.cache.match(first_tokens(request.tokens, request.seq_len), request.extra_key)
 
     def hold(self, request: Request, match: Match) -> None:
         """Lock the prefix a request was admitted with."""
@@ -173,7 +176,7 @@ class KVMemory:
             return
         assert request.row is not None
         end = self.floor(up_to)
-        tokens = request.tokens.read(end)
+        tokens = first_tokens(request.tokens, end)
         pages = self.pool.read(request.row, 0, end)
         priority = request.priority or 0
         key = request.extra_key
@@ -183,7 +186,8 @@ class KVMemory:
         prompt_end = self.floor(request.prompt_len)
         if 0 < prompt_end < end:
             prompt_pages = None if pages is None else pages[: prompt_end // self.page_size]
-            self.cache.insert(tokens[:prompt_end], prompt_pages, key, priority + 1, end)
+            prompt = first_tokens(request.tokens, prompt_end)
+            self.cache.insert(prompt, prompt_pages, key, priority + 1, end)
         self._relock(request, entered, end)
 
     def _relock(self, request: Request, entered: Match, end: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.cache.eviction import LRU
+from policies.cache.prefix import first_tokens
 from policies.cache.radix import RadixCache
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def held_back(
     for request, match in zip(waiting, matches, strict=True):
         if match.length > check:
             continue
-        tokens = request.tokens.read(request.seq_len)
+        tokens = first_tokens(request.tokens, request.seq_len)
         if ahead.match(tokens, request.extra_key).length >= share:
             held.add(request)
         else:

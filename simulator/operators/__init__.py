@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simulator.operators.condense import condense
+    from simulator.operators.from_tables import condense
     from simulator.operators.llmservingsim import read_llmservingsim
     from simulator.operators.profile import OperatorProfile
     from simulator.operators.shards import Parallel
@@ -18,7 +18,7 @@ _HOME = {
     "OperatorProfile": "simulator.operators.profile",
     "Parallel": "simulator.operators.shards",
     "Tables": "simulator.operators.tables",
-    "condense": "simulator.operators.condense",
+    "condense": "simulator.operators.from_tables",
     "read_llmservingsim": "simulator.operators.llmservingsim",
 }
 
