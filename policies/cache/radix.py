@@ -37,7 +37,7 @@ class RadixNode:
         pages: the page numbers that hold them, or None where pages are only counted.
         children: by first token, or by first page where another has the same first token; in order of
             creation, and a split keeps its place.
-        crowded: whether a child was filed by its first page.
+        crowded: first tokens for which children were filed by their first page.
         locks: requests that hold it, itself or through a descendant.
         hits: times it was entered.
     """
@@ -75,7 +75,7 @@ class RadixNode:
         self.size = size
         self.pages = pages
         self.children: dict[Hashable, RadixNode] = {}
-        self.crowded = False
+        self.crowded: frozenset[Hashable] = frozenset()
         self.locks = 0
         self.hits = 0
         self.priority = 0
@@ -157,13 +157,15 @@ class RadixCache:
         stop = len(prefix) // page * page
         node, at = self.root, 0
         while at < stop:
-            key = prefix.id_at(at)
-            child = node.children.get(key if at or extra_key is None else (extra_key, key))
+            first: Hashable = prefix.id_at(at)
+            if at == 0 and extra_key is not None:
+                first = (extra_key, first)  # below the root a child is found by its namespace, too
+            child = node.children.get(first)
             common = 0
             if child is not None:
                 upto = min(at + child.size, stop)
                 common = prefix.agreement(child.tokens, at, upto) // page * page
-            if not common and node.crowded:  # it has the same first token, and another page
+            if not common and first in node.crowded:  # others begin with the same token
                 child = node.children.get(self._page(prefix, at, extra_key))
                 if child is not None:
                     upto = min(at + child.size, stop)
@@ -231,8 +233,8 @@ class RadixCache:
         if start == 0 and extra_key is not None:
             edge = (extra_key, edge)  # below the root a child is found by its namespace, too
         if edge in parent.children:
+            parent.crowded = parent.crowded | {edge}
             edge = self._page(prefix, start, extra_key)
-            parent.crowded = True
         leaf = RadixNode(parent, edge, prefix.keep(start, stop), start, stop - start, own)
         parent.children[edge] = leaf
         self._touch(leaf)

@@ -148,6 +148,8 @@ class KVMemory:
         if size == 1:
             return min(at_most, self.free // members)
         # each round asks for a page a member, and then takes those that are needed
+        if self.free >= (running.pages_within(at_most) + members) * size:
+            return at_most
         cycles = self.free // (members * size)  # in `size` rounds every member takes one page
         rounds = min(at_most, (cycles + 1) * size)
         needed = running.pages_ahead()(rounds)

@@ -11,6 +11,7 @@ What the tables do not hold is approximated by name, in `OperatorProfile.approxi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from simulator.operators.attention import AttentionTable
@@ -62,6 +63,7 @@ def condense(
         ValueError: for a model that cannot be split so, or has latent attention.
     """
     parallel = parallel or Parallel()
+    tables = replace(tables, notes=[])  # what was read from elsewhere for this profile, no other
     dtype = GEMM_DTYPES[model.matrix_dtype] if weight_dtype == "auto" else weight_dtype
     gemms = tables.read("gemm", "gemm")
     precise = GemmTable(gemms, "bfloat16")
