@@ -204,21 +204,17 @@ class Inbox:
 
 
 class RoundStates(NamedTuple):
-    """The scheduler's state as each of many launches left it; arrays of shape (rounds,).
+    """The scheduler's state as each of many launches left it.
 
-    Attributes:
-        new_token_ratio: float64.
-        free_tokens: int64, free KV tokens.
-        evictable_tokens: int64.
-        protected_tokens: int64.
-        evicted_tokens: int64, evicted in all up to each launch.
+    Each is an array of shape (rounds,), or one value where it stays the same; a single value of
+    `evicted_tokens` means that nothing was evicted. Token counts are int64.
     """
 
-    new_token_ratio: npt.NDArray[np.float64]
-    free_tokens: Int64Array
-    evictable_tokens: Int64Array
-    protected_tokens: Int64Array
-    evicted_tokens: Int64Array
+    new_token_ratio: npt.NDArray[np.float64] | float
+    free_tokens: Int64Array | int
+    evictable_tokens: Int64Array | int
+    protected_tokens: Int64Array | int
+    evicted_tokens: Int64Array | int  # in all, up to each launch
 
 
 class Repetition(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 
 from policies.batch import Mode
 from policies.request import FinishReason
+from traces.records.blocks import Block, Linear
 from traces.records.itl import ItlAccumulator
 
 if TYPE_CHECKING:
@@ -174,37 +175,37 @@ class Recorder:
         self, leap: Leap, repeated: Repetition, rounds: slice, commit_ns: npt.NDArray[np.int64]
     ) -> None:
         """The rows of a leap's rounds, as `_step` makes them."""
-        batch, host = repeated.batch, leap.host
+        batch, host, gauges = repeated.batch, leap.host, leap.gauges
         assert batch.decode is not None
-        requests = len(batch.decode)
-        back = np.arange(1 - repeated.rounds, 1)[rounds]  # rounds before the last, negative
-        read = batch.decode.kv_tokens + requests * back
-        ratio, free, evictable, protected, evicted = (x[rounds] for x in repeated.states())
-        changing = (
-            batch.iteration + back,
+        assert gauges is not None
+        requests, count = len(batch.decode), len(commit_ns)
+        earlier = repeated.rounds - 1  # rounds before the last
+        kv_tokens = Linear(batch.decode.kv_tokens - requests * earlier, requests)
+        states = repeated.states()
+        ratio, free, evictable, protected, evicted = (
+            state[rounds] if isinstance(state, np.ndarray) else state for state in states
+        )
+        new = np.diff(evicted, prepend=self._evicted) if isinstance(evicted, np.ndarray) else 0
+        if isinstance(evicted, np.ndarray):
+            self._evicted = int(evicted[-1])
+        columns = (
+            Linear(batch.iteration - earlier, 1),
+            batch.mode.value,
             leap.launch[rounds],
             leap.start[rounds],
             leap.end[rounds],
             commit_ns,
-            read,
+            *host,
+            *(0, 0, 0, requests, kv_tokens, kv_tokens),
             ratio,
+            gauges.waiting,
+            gauges.running,
             free,
             evictable,
             protected,
-            np.diff(evicted, prepend=self._evicted),
+            new,
         )
-        self._evicted = int(evicted[-1])
-        assert leap.gauges is not None
-        waiting, running = leap.gauges.waiting, leap.gauges.running
-        head = (host.receive, host.schedule, host.prepare, host.launch, host.collect, host.commit)
-        same = (*head, 0, 0, 0, requests)
-        mode = batch.mode.value
-        self._writer.steps.extend(
-            (i, mode, launch, start, end, commit, *same, kv, kv, ratio, waiting, running, *tokens)
-            for i, launch, start, end, commit, kv, ratio, *tokens in zip(
-                *(column.tolist() for column in changing), strict=True
-            )
-        )
+        self._writer.many_steps(Block(count, columns))
 
     def events(self, events: Events, now_ns: int) -> None:
         """Clients notice something at `now_ns`."""

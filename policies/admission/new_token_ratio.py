@@ -47,11 +47,11 @@ class NewTokenRatio:
         """A decode step had memory enough."""
         self.value = max(self.value - self._decay, self.minimum)
 
-    def decay_by(self, steps: int) -> Callable[[], npt.NDArray[np.float64]]:
+    def decay_by(self, steps: int) -> Callable[[], npt.NDArray[np.float64] | float]:
         """So many decode steps had memory enough.
 
         Returns:
-            what makes the ratio after each: float64, shape (steps,).
+            what makes the ratio after each: float64, shape (steps,), or one value if it stayed.
         """
         falling: list[float] = []
         while self.value != self.minimum and len(falling) < steps:
@@ -59,7 +59,9 @@ class NewTokenRatio:
             falling.append(self.value)
         last = self.value
 
-        def ratios() -> npt.NDArray[np.float64]:
+        def ratios() -> npt.NDArray[np.float64] | float:
+            if not falling:
+                return last
             values = np.full(steps, last)
             values[: len(falling)] = falling
             return values

@@ -328,8 +328,7 @@ class PrefillFirst(Batching):
 
         def states() -> RoundStates:
             taken = np.cumsum(pages(rounds)) * self.kv.page_size
-            same = (np.full(rounds, value, dtype=np.int64) for value in tokens)
-            return RoundStates(ratios(), free - taken, *same)
+            return RoundStates(ratios(), free - taken, *tokens)
 
         return Repetition(batch, rounds, states)
 

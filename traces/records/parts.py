@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from traces.records.blocks import Block, columns_of
 from traces.records.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
     import pyarrow as pa
 
     from traces.records.schema import Column, Table
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 PARTS = "parts"
 
 
-def to_arrow(table: Table, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    """Rows (tuples in the order of the table's columns) as an Arrow table.
+def to_arrow(table: Table, rows: Sequence[tuple[Any, ...] | Block]) -> pa.Table:
+    """Rows (tuples in the order of the table's columns, and blocks of rows) as an Arrow table.
 
     Raises:
         RecordError: where rows have the wrong number of values, or a value the wrong type.
@@ -39,12 +41,17 @@ def to_arrow(table: Table, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
     if not rows:
         return schema.empty_table()
     width = len(table.columns)
+    values: list[Any]
     try:
-        values = list(zip(*rows, strict=True))
+        if any(isinstance(row, Block) for row in rows):
+            values = columns_of(rows, width)
+        else:
+            values = list(zip(*rows, strict=True))
     except ValueError:
         values = []
     if len(values) != width:
-        bad = next((row for row in rows if len(row) != width), rows[0])
+        plain = [row.columns if isinstance(row, Block) else row for row in rows]
+        bad = next((row for row in plain if len(row) != width), plain[0])
         raise RecordError(
             f"table {table.name}: a row has {len(bad)} values, it needs {width} "
             f"({', '.join(table.names)}): {bad!r}"
@@ -55,7 +62,7 @@ def to_arrow(table: Table, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(table: Table, column: Column, cells: tuple[Any, ...]) -> pa.Array:
+def _array(table: Table, column: Column, cells: tuple[Any, ...] | npt.NDArray[Any]) -> pa.Array:
     import pyarrow as pa
 
     where = f"table {table.name}, column {column.name}"
@@ -68,6 +75,8 @@ def _array(table: Table, column: Column, cells: tuple[Any, ...]) -> pa.Array:
                 pa.array([codes[cell] for cell in cells], pa.int8()), pa.array(column.kind)
             )
         if column.kind in {"int64", "float64"} and not column.nullable:
+            if isinstance(cells, np.ndarray) and cells.dtype == np.dtype(column.kind):
+                return pa.array(cells)
             # numpy reads a tuple of numbers faster than Arrow does; it refuses None as well.
             return pa.array(np.fromiter(cells, column.kind, len(cells)))
         if column.is_list:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from traces.records.blocks import Block
+
     TokenIds = Sequence[int] | npt.NDArray[np.int32]
 
 #: Rows of one table held before they are flushed, and tokens held in lists (prompts, times).
@@ -84,7 +86,8 @@ class RunWriter:
             "status": "running",
             "tables": {},
         }
-        self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
+        self._rows: dict[str, list[tuple[Any, ...] | Block]] = {name: [] for name in TABLES}
+        self._in_blocks = 0  # rows held in blocks
         self.steps = self._rows["steps"]
         self.decisions = self._rows["decisions"]
         self._requests = self._rows["requests"]
@@ -106,6 +109,11 @@ class RunWriter:
             self._held_tokens += len(row[-1])
         self._requests.append(row)
 
+    def many_steps(self, block: Block) -> None:
+        """Record many steps at once; they stand after those already in `steps`."""
+        self._in_blocks += block.length
+        self.steps.append(block)
+
     def decision(self, row: tuple[Any, ...]) -> None:
         """Record one event of the decision log; the plain form of `decisions.append`."""
         self.decisions.append(row)
@@ -122,7 +130,7 @@ class RunWriter:
             RecordError: as `flush` does.
         """
         full = any(len(rows) >= FLUSH_ROWS for rows in self._rows.values())
-        if full or self._held_tokens >= FLUSH_TOKENS:
+        if full or self._in_blocks >= FLUSH_ROWS or self._held_tokens >= FLUSH_TOKENS:
             self.flush()
 
     def flush(self) -> None:
@@ -142,9 +150,9 @@ class RunWriter:
                     with self._writing(self.folder / PARTS / name):
                         write_part(self.folder, name, self._parts[name], part)
                 self._parts[name] += 1
-                self._kept[name] += len(rows)
+                self._kept[name] += len(part)
             rows.clear()
-        self._held_tokens = 0
+        self._held_tokens = self._in_blocks = 0
 
     def close(self, status: str = "complete", **manifest_updates: object) -> Run:
         """End the run: merge its tables, rewrite its manifest, and return it.
