@@ -1,0 +1,1 @@
+"""Text from token ids, as they come: incremental detokenisation and stop strings."""
