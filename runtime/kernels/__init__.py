@@ -1,0 +1,1 @@
+"""Kernels that the runtime's models and attention backends are built on."""
