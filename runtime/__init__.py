@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.config import RuntimeConfig as RuntimeConfig
     from runtime.engine import Engine as Engine
     from runtime.engine import EngineError as EngineError
     from runtime.requests import InvalidRequestError as InvalidRequestError
-    from runtime.config import RuntimeConfig as RuntimeConfig
-    from runtime.replay import replay as replay
     from runtime.sampling.output import RequestOutput as RequestOutput
     from runtime.sampling.params import SamplingParams as SamplingParams
+    from runtime.trace_replay import replay as replay
     from runtime.weights.load import LoadedModel as LoadedModel
     from runtime.weights.load import load_model as load_model
 
@@ -28,7 +28,7 @@ _EXPORTS = {
     "RuntimeConfig": "runtime.config",
     "SamplingParams": "runtime.sampling.params",
     "load_model": "runtime.weights.load",
-    "replay": "runtime.replay",
+    "replay": "runtime.trace_replay",
 }
 
 __all__ = sorted(_EXPORTS)  # noqa: PLE0605 - a list, made from the table

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from policies.request import Request
     from policies.scheduler import Scheduler
 
-
 _MOST = 65_536  # rounds gone through at once, at most
 
 
@@ -302,8 +301,7 @@ class DecodeFirst(Batching):
             return 0
         if len(s.running) > self.max_tokens or not self._queue_is_shut(s):
             return 0
-        needed = s.running.pages_ahead()(min(at_most, _MOST))
-        fits = np.cumsum(needed) <= self.kv.pool.free
+        fits = np.cumsum(s.running.pages_ahead()(min(at_most, _MOST))) <= self.kv.pool.free
         return len(fits) if fits.all() else int(fits.argmin())
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
@@ -318,8 +316,8 @@ class DecodeFirst(Batching):
         known_ahead = 0 if s.overlapped else 1
         gauges = self.kv.repeat_rounds(batch.decode.cohort, first, rounds, known_ahead=known_ahead)
         s.running.repeat(rounds)
-        ratios = np.full(rounds, s.ratio.value)
-        return Repetition(batch, rounds, lambda: RoundStates(ratios, *gauges))
+        ratio = s.ratio.value
+        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges))
 
     # -- results ------------------------------------------------------------------------------
 

@@ -1,0 +1,287 @@
+"""The recorder: turns what the runtime does into the rows of a run, the same tables as a simulation's.
+
+What a decode step gives its members is noted with a few array operations over their rows; only members
+that begin or leave are looked at one by one. Rows of the decision log stand in the order in which
+things were decided: what a batch sampled, known only later, is written where the batch was launched.
+
+It knows no device and no clock: every time is given to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from policies.request import FinishReason
+from traces.records.itl import ItlAccumulator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policies.batch import Events, Inbox
+    from policies.request import Request
+    from runtime.ticket import Ticket
+    from traces.records.writer import RunWriter
+
+    Row = tuple[object, ...]
+
+FLUSH_EVERY = 512  # steps between looks at whether a flush is due
+
+
+class _Seen:
+    """What was noted of a live request."""
+
+    __slots__ = ("first_scheduled", "first_token", "last_token", "row", "times")
+
+    def __init__(self) -> None:
+        self.first_scheduled: int | None = None
+        self.first_token: int | None = None
+        self.last_token: int | None = None  # while it is in no row
+        self.row: int | None = None
+        self.times: list[int] = []
+
+
+class Recorder:
+    """Records one run.
+
+    Args:
+        writer: where rows go; None where only counts are kept.
+        rows: rows that requests may have, from 1.
+    """
+
+    def __init__(self, writer: RunWriter | None, rows: int) -> None:
+        self.itl = ItlAccumulator()
+        self.finished = 0  # ended by stop or length
+        self.aborted = 0
+        self.refused = 0
+        self.cut = 0
+        self.steps = 0
+        self.retractions = 0
+        self.device_busy_ns = 0
+        self._writer = writer
+        wanted: frozenset[str] = frozenset() if writer is None else writer.records
+        self._want_steps = "steps" in wanted
+        self._want_times = "tokens" in wanted
+        self._want_decisions = "decisions" in wanted
+        self._live: dict[Request, _Seen] = {}
+        self._last = np.zeros(rows + 1, dtype=np.int64)  # by row: when its last token came
+        self._evicted = 0
+        self._decided: deque[list[Row] | None] = deque()  # in order; None where not known yet
+
+    # -- what comes in ------------------------------------------------------------------------
+
+    def received(self, iteration: int, inbox: Inbox) -> None:
+        """The world answered a `Receive`; `iteration` is the round it opens."""
+        for request in inbox.arrivals:
+            self._live.setdefault(request, _Seen())
+        if self._want_decisions:
+            head, none = (iteration, "receive", inbox.now), (None,) * 6
+            rows: list[Row] = [(*head, r.id, "arrival", *none) for r in inbox.arrivals]
+            rows += [(*head, abort_id, "abort", *none) for abort_id in inbox.aborts]
+            self._decided.append(rows or [(*head, None, None, *none)])
+            self._write_decided()
+
+    def launched(self, ticket: Ticket) -> None:
+        """A batch was put on the device."""
+        for item in ticket.batch.prefill:
+            seen = self._live[item.request]
+            if seen.first_scheduled is None:
+                seen.first_scheduled = ticket.launch_ns
+        if self._want_decisions:
+            self._decided.append(None)
+
+    def restarted(self) -> None:
+        """The scheduler begins anew: what was in flight will not be committed."""
+        self._evicted = 0
+        for seen in self._live.values():
+            self._leave_row(seen)
+        self._decided = deque(rows for rows in self._decided if rows is not None)
+        self._write_decided()
+
+    # -- results ------------------------------------------------------------------------------
+
+    def committed(self, ticket: Ticket, commit_ns: int) -> None:
+        """A batch's results were accepted, and clients told, at `commit_ns`."""
+        self.steps += 1
+        self.device_busy_ns += ticket.end_ns - ticket.start_ns
+        if self._want_steps:
+            self._step(ticket, commit_ns)
+        if self._want_decisions:
+            self._decided[self._decided.index(None)] = _items(ticket)
+            self._write_decided()
+        if self._writer is not None and self.steps % FLUSH_EVERY == 0:
+            self._writer.maybe_flush()
+
+    def _step(self, ticket: Ticket, commit_ns: int) -> None:
+        assert self._writer is not None
+        batch = ticket.batch
+        prefill_tokens = cached = read = product = 0
+        for item in batch.prefill:
+            prefill_tokens += item.length
+            cached += item.start
+            read += item.seq_len
+            product += item.length * item.seq_len
+        kv_tokens = 0 if batch.decode is None else batch.decode.kv_tokens
+        gauges = ticket.gauges
+        evicted, self._evicted = gauges.evicted_tokens - self._evicted, gauges.evicted_tokens
+        self._writer.steps.append(
+            (
+                batch.iteration,
+                batch.mode.value,
+                ticket.launch_ns,
+                ticket.start_ns,
+                ticket.end_ns,
+                commit_ns,
+                *ticket.host,
+                ticket.collect_host_ns,
+                commit_ns - ticket.collected_ns,
+                len(batch.prefill),
+                prefill_tokens,
+                cached,
+                batch.decode_requests,
+                read + kv_tokens,
+                product + kv_tokens,
+                *gauges[:6],
+                evicted,
+            )
+        )
+
+    def events(self, events: Events, ticket: Ticket | None, now_ns: int) -> None:
+        """Clients notice something at `now_ns`; `ticket` is that of the batch, if there is one."""
+        # who is in the batch has first to be given its token; the row of another may be in it again
+        later: set[Request] = set()
+        self.retractions += len(events.retracted)
+        if events.retracted and ticket is not None:
+            later = {job.request for job in ticket.jobs}.intersection(events.retracted)
+        for request in events.retracted:
+            if request not in later:
+                self._leave_row(self._live[request])
+        if ticket is not None:
+            self._tokens(ticket, set(events.dropped), now_ns)
+        for request in later:
+            self._leave_row(self._live[request])
+        for request in events.ended:
+            self._end(request, now_ns)
+
+    def _tokens(self, ticket: Ticket, dropped: set[Request], now_ns: int) -> None:
+        """Note when each member of a batch got its token, and the gaps since the ones before."""
+        first = len(ticket.jobs) - ticket.batch.decode_requests
+        rows = ticket.sampled_rows
+        for job, row in zip(ticket.jobs[:first], rows[:first].tolist(), strict=True):
+            if job.request not in dropped:
+                self._prefill_token(self._live[job.request], row, now_ns)
+        rows = rows[first:]
+        members = ticket.jobs[first:]
+        if dropped:
+            kept = [i for i, job in enumerate(members) if job.request not in dropped]
+            rows, members = rows[kept], tuple(members[i] for i in kept)
+        if len(rows):
+            self.itl.add_many(now_ns - self._last[rows])
+            self._last[rows] = now_ns
+        if self._want_times:
+            for job in members:
+                self._live[job.request].times.append(now_ns)
+
+    def _prefill_token(self, seen: _Seen, row: int, now_ns: int) -> None:
+        if seen.first_token is None:
+            seen.first_token = now_ns
+        elif seen.last_token is not None:
+            self.itl.add(now_ns - seen.last_token)
+        seen.row = row
+        self._last[row] = now_ns
+        if self._want_times:
+            seen.times.append(now_ns)
+
+    def _leave_row(self, seen: _Seen) -> None:
+        if seen.row is not None:
+            seen.last_token = int(self._last[seen.row])
+            seen.row = None
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _end(self, request: Request, now_ns: int) -> None:
+        seen = self._live.pop(request)
+        match request.finish_reason:
+            case FinishReason.REFUSED:
+                self.refused += 1
+            case FinishReason.ABORT:
+                self.aborted += 1
+            case _:
+                self.finished += 1
+                self.cut += request.max_new_tokens < request.requested_max_new_tokens
+        self._write(request, seen, now_ns)
+
+    def left_behind(self) -> int:
+        """Write the requests that a run which was stopped has not ended; returns how many."""
+        left = len(self._live)
+        for request, seen in self._live.items():
+            self._write(request, seen, None)
+        self._live.clear()
+        self.restarted()
+        return left
+
+    def _write(self, request: Request, seen: _Seen, now_ns: int | None) -> None:
+        if self._writer is None:
+            return
+        # one whose end was not reported any more has not ended for anyone
+        reason = None if now_ns is None else request.finish_reason
+        row: Row = (
+            request.id,
+            request.session,
+            request.tenant,
+            request.priority,
+            request.arrival_ns,
+            seen.first_scheduled,
+            seen.first_token,
+            now_ns,
+            request.prompt_len,
+            request.cached_tokens,
+            request.output_len,
+            request.max_new_tokens,
+            request.requested_max_new_tokens,
+            request.retractions,
+            None if reason is None else reason.value,
+            request.refusal,
+        )
+        self._writer.request((*row, seen.times) if self._want_times else row)
+        if self._want_decisions:
+            ids = request.tokens.read(request.prompt_len + request.output_len)
+            self._writer.tokens(request.id, ids[: request.prompt_len], ids[request.prompt_len :])
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def _write_decided(self) -> None:
+        assert self._writer is not None or not self._decided
+        while self._decided and (rows := self._decided[0]) is not None:
+            assert self._writer is not None
+            self._writer.decisions.extend(rows)
+            self._decided.popleft()
+
+
+def _items(ticket: Ticket) -> list[Row]:
+    """The rows of a batch's items, with what was sampled for each."""
+    batch, step = ticket.batch, ticket.step
+    if step is None:
+        return []
+    head = (batch.iteration, "item", ticket.launch_ns)
+    stops, tokens = set(ticket.stops), ticket.tokens
+    sampled = 0
+    rows: list[Row] = []
+    for item in batch.prefill:
+        outcome: tuple[int | None, bool | None] = (None, None)
+        if item.samples:
+            outcome = (tokens[sampled], sampled in stops)
+            sampled += 1
+        place = (item.row, item.start, item.length)
+        rows.append((*head, item.request.id, None, "prefill", *place, *outcome))
+    if batch.decode is not None:
+        prefills = len(batch.prefill)
+        slots: Sequence[int] = step.rows[prefills:].tolist()
+        starts: Sequence[int] = step.starts[prefills:].tolist()
+        for request, slot, start in zip(batch.decode.requests, slots, starts, strict=True):
+            outcome = (tokens[sampled], sampled in stops)
+            rows.append((*head, request.id, None, "decode", slot, start, 1, *outcome))
+            sampled += 1
+    return rows
