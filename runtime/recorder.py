@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.request import FinishReason
+from traces.records.decisions import batch_rows, inbox_rows, restart_row
 from traces.records.itl import ItlAccumulator
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Recorder:
         self._live: dict[Request, _Seen] = {}
         self._last = np.zeros(rows + 1, dtype=np.int64)  # by row: when its last token came
         self._evicted = 0
-        self._decided: deque[list[Row] | None] = deque()  # in order; None where not known yet
+        self._decided: deque[list[Row] | Ticket] = deque()  # in order; tickets that are in flight
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -77,10 +78,9 @@ class Recorder:
         for request in inbox.arrivals:
             self._live.setdefault(request, _Seen())
         if self._want_decisions:
-            head, none = (iteration, "receive", inbox.now), (None,) * 6
-            rows: list[Row] = [(*head, r.id, "arrival", *none) for r in inbox.arrivals]
-            rows += [(*head, abort_id, "abort", *none) for abort_id in inbox.aborts]
-            self._decided.append(rows or [(*head, None, None, *none)])
+            arrivals = [request.id for request in inbox.arrivals]
+            rows = inbox_rows(iteration, inbox.now, arrivals, inbox.aborts, inbox.ready)
+            self._decided.append(rows)
             self._write_decided()
 
     def launched(self, ticket: Ticket) -> None:
@@ -90,15 +90,17 @@ class Recorder:
             if seen.first_scheduled is None:
                 seen.first_scheduled = ticket.launch_ns
         if self._want_decisions:
-            self._decided.append(None)
+            self._decided.append(ticket)
 
-    def restarted(self) -> None:
-        """The scheduler begins anew: what was in flight will not be committed."""
+    def restarted(self, iteration: int, now_ns: int) -> None:
+        """The scheduler begins anew after that round: what was in flight will not be committed."""
         self._evicted = 0
         for seen in self._live.values():
             self._leave_row(seen)
-        self._decided = deque(rows for rows in self._decided if rows is not None)
-        self._write_decided()
+        self._give_up_in_flight()
+        if self._want_decisions:
+            assert self._writer is not None
+            self._writer.decisions.append(restart_row(iteration, now_ns))
 
     # -- results ------------------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class Recorder:
         if self._want_steps:
             self._step(ticket, commit_ns)
         if self._want_decisions:
-            self._decided[self._decided.index(None)] = _items(ticket)
+            self._decided[self._decided.index(ticket)] = _batch(ticket)
             self._write_decided()
         if self._writer is not None and self.steps % FLUSH_EVERY == 0:
             self._writer.maybe_flush()
@@ -219,7 +221,7 @@ class Recorder:
         for request, seen in self._live.items():
             self._write(request, seen, None)
         self._live.clear()
-        self.restarted()
+        self._give_up_in_flight()
         return left
 
     def _write(self, request: Request, seen: _Seen, now_ns: int | None) -> None:
@@ -248,40 +250,51 @@ class Recorder:
         self._writer.request((*row, seen.times) if self._want_times else row)
         if self._want_decisions:
             ids = request.tokens.read(request.prompt_len + request.output_len)
-            self._writer.tokens(request.id, ids[: request.prompt_len], ids[request.prompt_len :])
+            self._writer.tokens(
+                request.id,
+                ids[: request.prompt_len],
+                ids[request.prompt_len :],
+                ignore_eos=request.ignore_eos,
+                extra_key=request.extra_key,
+                routing_key=request.routing_key,
+                lora_id=request.lora_id,
+            )
 
     # -- decisions ----------------------------------------------------------------------------
 
+    def _give_up_in_flight(self) -> None:
+        """Write what was planned and will not be committed, without what it would have sampled."""
+        given_up = ((e if isinstance(e, list) else _batch(e)) for e in self._decided)
+        self._decided = deque(given_up)
+        self._write_decided()
+
     def _write_decided(self) -> None:
-        assert self._writer is not None or not self._decided
-        while self._decided and (rows := self._decided[0]) is not None:
+        while self._decided and isinstance(rows := self._decided[0], list):
             assert self._writer is not None
             self._writer.decisions.extend(rows)
             self._decided.popleft()
 
 
-def _items(ticket: Ticket) -> list[Row]:
-    """The rows of a batch's items, with what was sampled for each."""
+def _batch(ticket: Ticket) -> list[Row]:
+    """The rows of a batch and its items, with what was sampled for each if that has come back."""
     batch, step = ticket.batch, ticket.step
-    if step is None:
-        return []
-    head = (batch.iteration, "item", ticket.launch_ns)
     stops, tokens = set(ticket.stops), ticket.tokens
     sampled = 0
-    rows: list[Row] = []
+
+    def outcome() -> tuple[int | None, bool | None]:
+        nonlocal sampled
+        index, sampled = sampled, sampled + 1
+        return (tokens[index], index in stops) if tokens else (None, None)
+
+    items: list[Row] = []
     for item in batch.prefill:
-        outcome: tuple[int | None, bool | None] = (None, None)
-        if item.samples:
-            outcome = (tokens[sampled], sampled in stops)
-            sampled += 1
-        place = (item.row, item.start, item.length)
-        rows.append((*head, item.request.id, None, "prefill", *place, *outcome))
+        result = outcome() if item.samples else (None, None)
+        items.append((item.request.id, "prefill", item.row, item.start, item.length, *result))
     if batch.decode is not None:
+        assert step is not None
         prefills = len(batch.prefill)
         slots: Sequence[int] = step.rows[prefills:].tolist()
         starts: Sequence[int] = step.starts[prefills:].tolist()
         for request, slot, start in zip(batch.decode.requests, slots, starts, strict=True):
-            outcome = (tokens[sampled], sampled in stops)
-            rows.append((*head, request.id, None, "decode", slot, start, 1, *outcome))
-            sampled += 1
-    return rows
+            items.append((request.id, "decode", slot, start, 1, *outcome()))
+    return batch_rows(batch.iteration, ticket.launch_ns, items)

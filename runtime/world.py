@@ -281,7 +281,7 @@ class World:
             if request.refusal == str(error):
                 self._jobs[request].error = str(error)
         now = self._clock.now()
-        self._recorder.restarted()
+        self._recorder.restarted(self.scheduler.iteration, now)
         self._recorder.events(type(NO_EVENTS)(ended=tuple(failed)), None, now)
         for request in failed:
             self._end(request, now)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.batch import Mode
 from policies.request import FinishReason
 from traces.records.blocks import Block, Linear
+from traces.records.decisions import batch_rows, inbox_rows
 from traces.records.itl import ItlAccumulator
 
 if TYPE_CHECKING:
@@ -73,16 +73,10 @@ class Recorder:
         """The world answered a `Receive`; `iteration` is the round it opens."""
         for request in inbox.arrivals:
             self._live[request] = _Seen()
-        if self._want_decisions:
-            add = self._writer.decisions.append
-            none = (None,) * 6
-            for request in inbox.arrivals:
-                add((iteration, "receive", inbox.now, request.id, "arrival", *none))
-                # prompt and output are written whole when it ends
-            for abort_id in inbox.aborts:
-                add((iteration, "receive", inbox.now, abort_id, "abort", *none))
-            if not inbox.arrivals and not inbox.aborts:
-                add((iteration, "receive", inbox.now, None, None, *none))
+        if self._want_decisions:  # prompt and output are written whole when a request ends
+            arrivals = [request.id for request in inbox.arrivals]
+            rows = inbox_rows(iteration, inbox.now, arrivals, inbox.aborts, inbox.ready)
+            self._writer.decisions.extend(rows)
 
     def launched(self, batch: Batch, launch_ns: int) -> None:
         """A batch was put on the device."""
@@ -316,7 +310,15 @@ class Recorder:
         self._writer.request(row)
         if self._want_decisions:
             ids = request.tokens.read(request.prompt_len + request.output_len)
-            self._writer.tokens(request.id, ids[: request.prompt_len], ids[request.prompt_len :])
+            self._writer.tokens(
+                request.id,
+                ids[: request.prompt_len],
+                ids[request.prompt_len :],
+                ignore_eos=request.ignore_eos,
+                extra_key=request.extra_key,
+                routing_key=request.routing_key,
+                lora_id=request.lora_id,
+            )
 
     # -- decisions ----------------------------------------------------------------------------
 
@@ -325,11 +327,10 @@ class Recorder:
 
         Later would be too late: members may have left the rows that their places are read from.
         """
-        if not self._want_decisions or batch.mode is Mode.EMPTY:
+        if not self._want_decisions:
             return
         stops, tokens = set(result.stops), result.tokens
         sampled = 0
-        head = (batch.iteration, "item", launch_ns)
 
         def outcome(samples: bool) -> tuple[int | None, bool | None]:
             nonlocal sampled
@@ -338,15 +339,15 @@ class Recorder:
             index, sampled = sampled, sampled + 1
             return (None if tokens is None else int(tokens[index])), index in stops
 
-        rows: list[tuple[object, ...]] = [
-            (*head, i.request.id, None, "prefill", i.row, i.start, i.length, *outcome(i.samples))
+        items: list[tuple[object, ...]] = [
+            (i.request.id, "prefill", i.row, i.start, i.length, *outcome(i.samples))
             for i in batch.prefill
         ]
         if batch.decode is not None:
             starts: Sequence[int] = (batch.decode.seq_lens() - 1).tolist()
             slots: Sequence[int] = batch.decode.cohort.rows.tolist()
-            rows += [
-                (*head, request.id, None, "decode", slot, start, 1, *outcome(samples=True))
+            items += [
+                (request.id, "decode", slot, start, 1, *outcome(samples=True))
                 for request, slot, start in zip(batch.decode.requests, slots, starts, strict=True)
             ]
-        self._writer.decisions.extend(rows)
+        self._writer.decisions.extend(batch_rows(batch.iteration, launch_ns, items))

@@ -292,7 +292,8 @@ def test_tables_are_those_of_the_records(tmp_path):
     with pytest.raises(RecordError, match=r"no table tokens: .*`decisions`"):
         _ = run.tokens
     run = RunWriter(tmp_path / "b", {}, ("decisions",)).close()
-    assert list(run.tokens.columns) == ["request_id", "prompt", "output"]
+    said = ["ignore_eos", "extra_key", "routing_key", "lora_id"]
+    assert list(run.tokens.columns) == ["request_id", "prompt", "output", *said]
     assert "token_times_ns" not in run.requests
 
 

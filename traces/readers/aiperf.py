@@ -76,7 +76,7 @@ class AiperfTraceFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All requests, or the first `options.limit`; the rest of the file is then not read."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         clock = Clock("timestamp")
         deltas = Conversations("timestamp", deltas=True)
         wholes = Conversations("timestamp")
@@ -113,7 +113,7 @@ class SingleTurnFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All requests, or the first `options.limit`; the rest of the file is then not read."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         conversations = Conversations("timestamp")
         ordinal = -1
 
@@ -147,7 +147,7 @@ class MultiTurnFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All turns, or those of the first sessions up to `options.limit`."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         conversations = Conversations("timestamp", deltas=True)
         turns_of: dict[str, int] = {}
 

@@ -60,7 +60,7 @@ class ShareGptFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All turns, or those of the first chats up to `options.limit`."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         chats = 0
 
         def parse(row: Row) -> list[TraceRequest]:
@@ -94,7 +94,7 @@ class LmBenchmarkFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All requests, or the first `options.limit`."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         conversations = Conversations("")
         number = -1
 
@@ -123,7 +123,7 @@ class MtBenchFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All turns, or those of the first questions up to `options.limit`."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         conversations = Conversations("", deltas=True)
 
         def parse(row: Row) -> list[TraceRequest]:
@@ -161,7 +161,7 @@ class LmCacheFormat:
         self, source: TraceLines, lines: Iterator[tuple[int, str]], options: ReadOptions
     ) -> TraceContent:
         """All calls, or the first `options.limit` in order of time."""
-        texts = Texts(options.vocab_size)
+        texts = Texts(options.vocab_size, options.encode)
         calls: dict[str, int] = {}
 
         def parse(line: str) -> Turn:

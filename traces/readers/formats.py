@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from traces.readers.lines import TraceLines
     from traces.workload import TraceRequest
@@ -24,6 +24,7 @@ class ReadOptions:
     seed: int
     vocab_size: int
     block_size: int | None = None
+    encode: Callable[[str], Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

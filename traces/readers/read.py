@@ -13,6 +13,8 @@ from traces.tokens import VOCAB_SIZE
 from traces.workload import Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from traces.readers.formats import TraceFormat
 
 _SUFFIXES = (".gz", ".zst", ".tar", ".csv", ".jsonl", ".json", ".txt")
@@ -28,6 +30,7 @@ def read_trace(
     seed: int = 0,
     vocab_size: int = VOCAB_SIZE,
     block_size: int | None = None,
+    encode: Callable[[str], Sequence[int]] | None = None,
 ) -> Workload:
     """Reads a trace in any of `traces.readers.registry.FORMATS`, plain, gzipped or zstd-compressed.
 
@@ -44,6 +47,8 @@ def read_trace(
         vocab_size: token ids made for prompts and outputs lie below it. A native file says its own.
         block_size: tokens per prefix hash, where a trace does not keep to its format's; one that
             says its own must agree.
+        encode: makes token ids of a text, one at least, for formats that hold texts; by default a
+            token is made of every four bytes.
 
     Returns:
         The requests, and in `meta`: `path`, `format`, `sha256` of the uncompressed content (None
@@ -70,7 +75,7 @@ def read_trace(
         raise TraceError(path, "an empty file", "a trace with at least one request")
     form = FORMATS[format] if format is not None else recognised(source, head)
     source.hint = lambda line: _other_format(line, form)
-    options = ReadOptions(limit, mooncake_arrivals, seed, vocab_size, block_size)
+    options = ReadOptions(limit, mooncake_arrivals, seed, vocab_size, block_size, encode)
     content = form.read(source, iter(source), options)
     if not content.requests:
         skipped = f"; the first: {source.messages[0]}" if source.messages else ""

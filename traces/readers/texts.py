@@ -1,7 +1,8 @@
-"""Prompts and answers of traces that hold text, when no tokenizer is at hand.
+"""Prompts and answers of traces that hold text, with a tokenizer or without.
 
-A token is four bytes of UTF-8 (`traces.tokens.text_tokens`): lengths are approximate, beginnings
-that texts have in common stay common. What had to be assumed is counted, for the workload's meta.
+Without one a token is four bytes of UTF-8 (`traces.tokens.text_tokens`): lengths are approximate,
+beginnings that texts have in common stay common. What had to be assumed is counted, for the
+workload's meta.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from traces.errors import RowError, shown
 from traces.readers.fields import length
-from traces.tokens import SyntheticTokens, text_tokens
+from traces.tokens import ExplicitTokens, SyntheticTokens, text_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from traces.readers.fields import Row
     from traces.tokens import Tokens
 
@@ -24,12 +27,19 @@ datasets (`--custom-output-len`)."""
 class Texts:
     """Makes tokens of what one trace says, and remembers what it did not say.
 
+    Args:
+        vocab_size: ids that are made lie below it.
+        encode: makes token ids of a text; None where no tokenizer is at hand.
+
     Attributes:
         media: images, audio and video that were not read.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, encode: Callable[[str], Sequence[int]] | None = None
+    ) -> None:
         self.media = 0
+        self._encode = encode
         self._vocab_size = vocab_size
         self._texts = 0
         self._assumed = 0
@@ -87,7 +97,8 @@ class Texts:
         """What to say about how texts were read; nothing where there were none."""
         meta: dict[str, object] = {}
         if self._texts:
-            meta["tokens"] = "approximate: one for every four bytes of text, no tokenizer"
+            approximate = "approximate: one for every four bytes of text, no tokenizer"
+            meta["tokens"] = approximate if self._encode is None else "by a tokenizer"
         if self._assumed:
             meta["assumed_output_tokens"] = ASSUMED_OUTPUT
             meta["assumed_outputs"] = self._assumed
@@ -100,4 +111,7 @@ class Texts:
     def _tokens(self, text: str) -> Tokens:
         self._texts += 1
         self._empty += not text
-        return text_tokens(text or " ", self._vocab_size)
+        text = text or " "
+        if self._encode is None:
+            return text_tokens(text, self._vocab_size)
+        return ExplicitTokens(self._encode(text))

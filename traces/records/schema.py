@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: What `--records` may name. `requests` is always written; `tokens` adds `token_times_ns` to it;
-#: `decisions` brings the table `tokens` (prompts and outputs) with it.
+#: `decisions` brings the table `tokens` (prompts and outputs, and what scheduling goes by) with it.
 RECORDS = ("requests", "steps", "tokens", "decisions")
 
 #: Kinds of column. An enumeration is written as that: a tuple of its values.
@@ -144,10 +144,14 @@ _STEPS = (
 
 _DECISIONS = (
     Column("iteration", "int64", "number of the loop's round, from 1"),
-    Column("kind", ("receive", "item"), "what came in, or what a batch held"),
+    Column(
+        "kind",
+        ("receive", "batch", "item", "restart"),
+        "what came in, a batch or what it held, or that the scheduler began anew",
+    ),
     Column("time_ns", "int64", "when it was received, or its batch launched"),
-    Column("request_id", "str", "whom it is about; null for an empty inbox", nullable=True),
-    Column("event", ("arrival", "abort"), "what came in", nullable=True),
+    Column("request_id", "str", "whom it is about; null opens an inbox or a batch", nullable=True),
+    Column("event", ("arrival", "abort", "ready"), "what came in", nullable=True),
     Column("item_kind", ("prefill", "decode"), "what the batch did for it", nullable=True),
     Column("row", "int64", "its row in the future-token table", nullable=True),
     Column("start", "int64", "position of its first new token", nullable=True),
@@ -160,6 +164,12 @@ _TOKENS = (
     Column("request_id", "str", "whose tokens these are"),
     Column("prompt", "list<int32>", "token ids of the prompt"),
     Column("output", "list<int32>", "token ids of the output"),
+    Column("ignore_eos", "bool", "whether the model's own stop does not end it"),
+    Column(
+        "extra_key", "str", "its namespace in the prefix cache, adapter included", nullable=True
+    ),
+    Column("routing_key", "str", "what key-aware orders group it by", nullable=True),
+    Column("lora_id", "str", "the adapter it runs with", nullable=True),
 )
 
 

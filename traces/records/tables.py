@@ -192,6 +192,10 @@ def _notes(runs: dict[str, Run]) -> list[str]:
             notes.append(f"{name}: {run.status}; the numbers are of what was recorded until then")
         if not run.manifest.get("itl", {}).get("exact", True):
             notes.append(f"{name}: ITL percentiles are to a relative 1e-3")
+        steps = run.manifest.get("counts", {}).get("steps", 0)
+        for what, count in run.manifest.get("flags", {}).items():
+            notes.append(f"{name}: not measured: {what} in {count:,} of {steps:,} steps")
+        notes += [f"{name}: {text}" for text in run.manifest.get("approximations", ())]
     return notes
 
 

@@ -118,10 +118,21 @@ class RunWriter:
         """Record one event of the decision log; the plain form of `decisions.append`."""
         self.decisions.append(row)
 
-    def tokens(self, request_id: str, prompt: TokenIds, output: TokenIds) -> None:
-        """Record a request's token ids (lists, or int32 arrays)."""
+    def tokens(
+        self,
+        request_id: str,
+        prompt: TokenIds,
+        output: TokenIds,
+        *,
+        ignore_eos: bool = False,
+        extra_key: str | None = None,
+        routing_key: str | None = None,
+        lora_id: str | None = None,
+    ) -> None:
+        """Record a request's token ids (lists, or int32 arrays), and what else scheduling goes by."""
         self._held_tokens += len(prompt) + len(output)
-        self._rows["tokens"].append((request_id, prompt, output))
+        keys = ignore_eos, extra_key, routing_key, lora_id
+        self._rows["tokens"].append((request_id, prompt, output, *keys))
 
     def maybe_flush(self) -> None:
         """Flush everything where enough is held; call it now and then, not for every row.

@@ -1,0 +1,250 @@
+"""LLMServingSim's benchmark of vLLM: `requests.jsonl`, `meta.json`, `timeseries.csv`, and the workload.
+
+Source: https://github.com/casys-kaist/LLMServingSim, bench/ (MIT). A folder holds the three files, plain
+or gzipped (or has them in a folder `vllm` in it). `arrival_time` is wall-clock time at the front end, the
+other instants are of the engine's monotonic clock; the offset between the two is taken to be such that no
+request was queued before it arrived, and the quickest at once. Row i of the results is row i of the
+workload, which `meta.json` names; it is looked for in the folders above.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traces.errors import RowError, TraceError
+from traces.readers.fields import Row, integer, json_row, length, required, string
+from traces.readers.lines import TraceLines
+from traces.readers.read import read_trace
+from traces.real_runs.base import EngineSettings, RealRequest, RealRun, RealSeries
+
+NS_PER_S = 1_000_000_000
+CLOCKS = (
+    "the offset between the clocks of arrivals and of the engine is taken to be that of the request "
+    "queued soonest after it arrived"
+)
+INSTANTS = ("queued_ts", "first_token_ts", "last_token_ts")
+
+
+def is_llmservingsim(path: Path) -> bool:
+    """Whether a path is such a folder."""
+    return path.is_dir() and _folder(path) is not None
+
+
+def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> RealRun:
+    """One benchmark run.
+
+    Args:
+        path: its folder.
+        workload: the file it replayed; looked for when left out.
+
+    Raises:
+        TraceError: names the file, the line and the field.
+    """
+    folder = _folder(path)
+    if folder is None:
+        raise TraceError(path, "no requests.jsonl", "a benchmark folder of LLMServingSim")
+    requests_file = _file(folder, "requests.jsonl")
+    assert requests_file is not None
+    meta = _meta(folder)
+    work = read_trace(workload or _workload(folder, meta), format="llmservingsim")
+    source = TraceLines(requests_file)
+    rows = [row for _, row in source.rows(iter(source), _row)]
+    if len(rows) != len(work):
+        raise TraceError(
+            requests_file, f"{len(rows)} requests", f"{len(work)}, as its workload {work.name} has"
+        )
+    offset_s = min(row[1] - row[0] for row in rows)
+    first_s = min(row[0] for row in rows)
+    requests = []
+    for line, (row, sent) in enumerate(zip(rows, work, strict=True), start=1):
+        arrival, _, first, last, prompt, output = row
+        if (prompt, output) != (len(sent.prompt), len(sent.output)):
+            raise TraceError(
+                requests_file,
+                f"{prompt} prompt and {output} output tokens",
+                f"{len(sent.prompt)} and {len(sent.output)}, as row {line} of {work.name} has",
+                line=line,
+            )
+        engine_s = arrival + offset_s
+        requests.append(
+            RealRequest(
+                id=sent.id,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                arrival_ns=round((arrival - first_s) * NS_PER_S),
+                ttft_ns=round((first - engine_s) * NS_PER_S),
+                e2e_ns=round((last - engine_s) * NS_PER_S),
+            )
+        )
+    return RealRun(
+        name=_name(folder),
+        source="LLMServingSim benchmark of vLLM",
+        path=path,
+        requests=tuple(requests),
+        workload=work,
+        engine=_settings(folder, meta),
+        series=_series(folder),
+        notes=(
+            CLOCKS,
+            "times between tokens were not recorded",
+        ),
+    )
+
+
+def _folder(path: Path) -> Path | None:
+    return next((p for p in (path, path / "vllm") if _file(p, "requests.jsonl")), None)
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+
+
+def _meta(folder: Path) -> Row:
+    path = _file(folder, "meta.json")
+    if path is None:
+        raise TraceError(folder, "no meta.json", "the settings of the run beside its requests")
+    try:
+        return json_row(_text(path))
+    except RowError as error:
+        raise TraceError(path, error.found, error.expected) from None
+
+
+def _workload(folder: Path, meta: Row) -> Path:
+    try:
+        name = Path(string(required(meta, "dataset_path", "the workload's path"), "dataset_path"))
+    except RowError as error:
+        raise TraceError(
+            folder / "meta.json", error.found, error.expected, field=error.field
+        ) from None
+    for above in folder.parents:
+        for place in (above / name, above / f"{name}.gz"):
+            if place.is_file():
+                return place
+    raise TraceError(
+        folder / "meta.json",
+        f"{str(name)!r}, which is in none of the folders above",
+        "the workload there, or given as --workload FILE",
+        field="dataset_path",
+    )
+
+
+def _row(line: str) -> tuple[float, float, float, float, int, int]:
+    row = json_row(line)
+
+    def instant(field: str) -> float:
+        value = required(row, field, "seconds")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RowError(json.dumps(value), "seconds, a number", field=field)
+        return float(value)
+
+    arrival = instant("arrival_time")
+    queued, first, last = (instant(field) for field in INSTANTS)
+    if not queued <= first <= last:
+        raise RowError(
+            f"queued {queued}, first token {first}, last token {last}", "them in this order"
+        )
+    prompt = length(required(row, "input_toks", "a number of tokens"), "input_toks")
+    output = length(required(row, "output_toks", "a number of tokens"), "output_toks")
+    return arrival, queued, first, last, prompt, output
+
+
+def _settings(folder: Path, meta: Row) -> EngineSettings:
+    given = _section(meta, "engine_kwargs")
+    resolved = _section(meta, "resolved_config")
+    scheduler = _section(resolved, "scheduler_config")
+    kv = _section(meta, "kv_cache")
+    hardware = _section(meta, "hardware")
+    blocks, block = _whole(kv, "num_gpu_blocks"), _whole(kv, "block_size")
+    # vLLM's first block is the null block, which holds nothing
+    tokens = None if blocks is None or block is None else (blocks - 1) * block
+    device = hardware.get("device_name")
+    share, caching = kv.get("gpu_memory_utilization"), kv.get("enable_prefix_caching")
+    overlapped = scheduler.get("async_scheduling")
+    link = _link(folder)
+    version, model = meta.get("vllm_version"), meta.get("model")
+    return EngineSettings(
+        engine="vllm",
+        version=version if isinstance(version, str) else None,
+        model=model if isinstance(model, str) else None,
+        device=device if isinstance(device, str) else _gpu_folder(folder),
+        tensor_parallel=_whole(given, "tensor_parallel_size") or 1,
+        data_parallel=_whole(given, "data_parallel_size") or 1,
+        expert_parallel=given.get("enable_expert_parallel") is True,
+        max_running_requests=_whole(given, "max_num_seqs"),
+        max_batched_tokens=_whole(given, "max_num_batched_tokens"),
+        context_limit=_whole(given, "max_model_len"),
+        kv_tokens=tokens,
+        memory_share=share if isinstance(share, float) else None,
+        page_size=block,
+        prefix_caching=caching if isinstance(caching, bool) else None,
+        overlapped=overlapped if isinstance(overlapped, bool) else None,
+        link_latency_ns=link.get("link_latency"),
+        link_gigabytes_per_s=link.get("link_bw"),
+    )
+
+
+def _link(folder: Path) -> dict[str, Any]:
+    """What joins the GPUs, as LLMServingSim's own config beside the run takes it to be."""
+    path = _file(folder, "config.json") or _file(folder.parent, "config.json")
+    if path is None:
+        return {}
+    try:
+        row = json_row(_text(path))
+    except RowError as error:
+        raise TraceError(path, error.found, error.expected) from None
+    return {
+        name: float(value)
+        for name in ("link_latency", "link_bw")
+        if isinstance(value := row.get(name), int | float) and value > 0
+    }
+
+
+def _section(row: Row, name: str) -> Row:
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(row: Row, name: str) -> int | None:
+    value = row.get(name)
+    return None if value is None else integer(value, name, low=1)
+
+
+def _gpu_folder(folder: Path) -> str | None:
+    """The GPU by the layout `<gpu>/<model>/vllm`."""
+    return folder.parent.parent.name if folder.name == "vllm" else None
+
+
+def _name(folder: Path) -> str:
+    parts = folder.parts[-3:-1] if folder.name == "vllm" else folder.parts[-1:]
+    return "-".join(parts)
+
+
+def _series(folder: Path) -> RealSeries | None:
+    path = _file(folder, "timeseries.csv")
+    if path is None:
+        return None
+    columns = ("t", "gen_throughput", "prompt_throughput", "running", "waiting", "kv_cache_pct")
+    table: dict[str, list[float]] = {name: [] for name in columns}
+    for line, row in enumerate(csv.DictReader(io.StringIO(_text(path))), start=2):
+        for name in columns:
+            try:
+                table[name].append(float(row[name]))
+            except (KeyError, TypeError, ValueError):
+                raise TraceError(
+                    path, repr(row.get(name)), "a number", line=line, field=name
+                ) from None
+    t, generated, prompt, running, waiting, kv = (np.array(table[name]) for name in columns)
+    # all zeros where that version of the recorder did not read it
+    return RealSeries(t, generated, prompt, running, waiting, kv / 100 if kv.any() else None)
