@@ -7,9 +7,9 @@ it: every `auto` and every null that stands for a computed value has become a nu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from policies.batching.decode_first import DecodeFirst
 from policies.combinations import check_limits
@@ -20,7 +20,15 @@ from policies.registry import BATCHINGS
 from simulator.capacity import kv_capacity_tokens
 from simulator.devices import Device
 from simulator.host import HostModel, HostOptions
-from simulator.latency.roofline import RooflineLatency, RooflineOptions
+from simulator.latency.choose import (
+    CalibratedConfig,
+    OperatorsConfig,
+    ReplayedConfig,
+    RooflineConfig,
+    build,
+    latency_section,
+)
+from simulator.operators.shards import Parallel
 
 if TYPE_CHECKING:
     from simulator.latency.base import LatencyModel
@@ -30,10 +38,22 @@ CHUNK_BY_MEMORY_GB = ((35, 2048), (60, 4096), (160, 8192))
 CHUNK_ABOVE = 16384
 
 
-class RooflineConfig(RooflineOptions):
-    """Section `latency` for the roofline."""
+class HostConfig(HostOptions):
+    """Section `host`: coefficients as given, else a profile's, else those of the preset."""
 
-    model: Literal["roofline"] = "roofline"
+    profile: str | None = None
+    """A calibrated profile whose coefficients to take."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_profile(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("profile") is None:
+            return values
+        if values.get("preset", "production") != "production":
+            raise ValueError("preset and profile are both given; leave one out")
+        from simulator.profile import load_calibrated
+
+        return {**load_calibrated(values["profile"]).host, **values}
 
 
 def _default_section(value: Any) -> Any:
@@ -43,11 +63,13 @@ def _default_section(value: Any) -> Any:
 class SimulatorConfig(Config):
     """The whole config as the simulator reads it."""
 
-    latency: Annotated[RooflineConfig, BeforeValidator(_default_section)] = Field(
-        default_factory=RooflineConfig
-    )
-    host: Annotated[HostOptions, BeforeValidator(_default_section)] = Field(
-        default_factory=HostOptions
+    latency: Annotated[
+        RooflineConfig | OperatorsConfig | CalibratedConfig | ReplayedConfig,
+        Field(discriminator="model"),
+        BeforeValidator(latency_section),
+    ] = Field(default_factory=RooflineConfig)
+    host: Annotated[HostConfig, BeforeValidator(_default_section)] = Field(
+        default_factory=HostConfig
     )
 
 
@@ -61,7 +83,9 @@ class Plan:
         device: the GPU.
         kv_capacity: tokens the KV pool holds.
         latency: how long the device takes.
+        latency_source: what that stands on, for the manifest.
         host: how long the host takes.
+        approximations: what of these is not measured for this, each in a sentence.
     """
 
     policy: PolicyConfig
@@ -69,7 +93,9 @@ class Plan:
     device: Device
     kv_capacity: int
     latency: LatencyModel
+    latency_source: dict[str, Any]
     host: HostModel
+    approximations: tuple[str, ...]
 
     @classmethod
     def of(cls, config: SimulatorConfig) -> Plan:
@@ -91,6 +117,7 @@ class Plan:
         chunk = None if isinstance(batching, DecodeFirst) else _chunk(config.policy, device)
         capacity = config.kv.capacity_tokens
         if capacity is None:
+            _check_one_gpu(config)
             try:
                 capacity = kv_capacity_tokens(
                     model,
@@ -123,14 +150,35 @@ class Plan:
             BATCHINGS.create(policy.batching, policy.batching_options).make_intake(policy, capacity)
         except ValueError as error:
             raise ConfigError(f"policy: {error}") from None
-        latency = RooflineLatency(
+        chosen = build(config.latency, config.model, model, device)
+        told = (*chosen.latency.approximations, *chosen.approximations, *_about_host(config))
+        return cls(
+            policy,
             model,
             device,
-            weight_dtype=config.model.weight_dtype,
-            kv_dtype=config.model.kv_dtype,
-            options=config.latency,
+            capacity,
+            chosen.latency,
+            chosen.source,
+            HostModel(config.host),
+            told,
         )
-        return cls(policy, model, device, capacity, latency, HostModel(config.host))
+
+
+def _about_host(config: SimulatorConfig) -> tuple[str, ...]:
+    """A calibrated device beside an assumed host is easily taken for a calibrated whole."""
+    assumed = config.host.profile is None and config.host == HostConfig()
+    if not (assumed and isinstance(config.latency, CalibratedConfig)):
+        return ()
+    return ("host times are assumed; host.profile takes them from a calibrated profile",)
+
+
+def _check_one_gpu(config: SimulatorConfig) -> None:
+    """The KV capacity is computed for a whole model on one GPU."""
+    if isinstance(config.latency, OperatorsConfig) and config.latency.parallel != Parallel():
+        raise ConfigError(
+            "kv.capacity_tokens: give it where latency.parallel splits the model; it is computed for "
+            "one GPU only"
+        )
 
 
 def _chunk(policy: PolicyConfig, device: Device) -> int | None:

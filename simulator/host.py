@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 class HostOptions(BaseModel):
     """Coefficients of the host model, in nanoseconds.
 
-    The `production` defaults are assumptions until calibrated. They lie in the range measured for
-    Python engines: SGLang's scheduling step takes 34 to 157 us at the median with 64 to 256 running
-    requests and milliseconds with thousands waiting; without overlap, 1 to 3 ms of a decode step
-    are reported to be the host's. With 64 running requests these defaults come to 1.5 ms, with 256
-    to 3.6 ms. Preset `zero` makes the host free, for theory and for asking what overlap could gain
-    at most. A coefficient that is given stands, whatever the preset.
+    The `production` defaults are assumptions; `twin calibrate` fits coefficients to records. They lie
+    in the range measured for Python engines: SGLang's scheduling step takes 34 to 157 us at the median
+    with 64 to 256 running requests and milliseconds with thousands waiting; without overlap, 1 to 3 ms
+    of a decode step are reported to be the host's. With 64 running requests these defaults come to
+    1.5 ms, with 256 to 3.6 ms. Preset `zero` makes the host free, for theory and for asking what overlap
+    could gain at most. A coefficient that is given stands, whatever the preset.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +40,9 @@ class HostOptions(BaseModel):
     prepare_per_prefill_request_ns: NonNegativeInt = Field(20_000, description="slots and indices")
     prepare_per_prefill_token_ns: NonNegativeInt = Field(10, description="token ids to the device")
     prepare_per_decode_request_ns: NonNegativeInt = Field(2_000, description="slots and sampling")
+    prepare_with_prefill_ns: NonNegativeInt = Field(
+        0, description="no graph to replay: kernels one by one"
+    )
     launch_fixed_ns: NonNegativeInt = Field(250_000, description="start the forward pass")
     collect_fixed_ns: NonNegativeInt = Field(50_000, description="synchronise and copy")
     collect_per_row_ns: NonNegativeInt = Field(1_000, description="a sampled token to Python")
@@ -54,7 +57,7 @@ class HostOptions(BaseModel):
     def _fill_from_preset(cls, values: Any) -> Any:
         """Under `zero`, what is not given is nothing rather than the production default."""
         if isinstance(values, dict) and values.get("preset") == "zero":
-            coefficients = (name for name in cls.model_fields if name != "preset")
+            coefficients = (name for name in cls.model_fields if name.endswith("_ns"))
             return dict.fromkeys(coefficients, 0) | values
         return values
 
@@ -77,6 +80,7 @@ class HostModel:
         "_prepare_decode",
         "_prepare_prefill",
         "_prepare_token",
+        "_prepare_with_prefill",
         "_receive",
         "_schedule",
         "_schedule_prefill",
@@ -99,6 +103,7 @@ class HostModel:
         self._prepare_prefill = o.prepare_per_prefill_request_ns
         self._prepare_token = o.prepare_per_prefill_token_ns
         self._prepare_decode = o.prepare_per_decode_request_ns
+        self._prepare_with_prefill = o.prepare_with_prefill_ns
         self._launch = o.launch_fixed_ns
         self._collect = o.collect_fixed_ns
         self._collect_row = o.collect_per_row_ns
@@ -126,6 +131,7 @@ class HostModel:
             + self._prepare_prefill * prefill_requests
             + self._prepare_token * prefill_tokens
             + self._prepare_decode * decode_requests
+            + (self._prepare_with_prefill if prefill_requests else 0)
         )
 
     def launch_ns(self) -> int:

@@ -76,7 +76,10 @@ class Leaper:
             leap = overlapped_leap(now, host, device, until, last)
         else:
             leap = serial_leap(now, host, device, until)
-        return leap if len(leap) >= 2 else None
+        if len(leap) < 2:
+            return None
+        self._latency.took(rows, kv_tokens, len(leap))
+        return leap
 
     def _host_round(self, rows: int) -> HostRound:
         waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)

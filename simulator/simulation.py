@@ -93,9 +93,9 @@ def simulate(
             with _progress(len(work), recorder, progress) as on_progress:
                 world.run(on_progress)
         except BaseException as error:
-            _close(writer, recorder, world, _status(error, world))
+            _close(writer, recorder, world, plan, _status(error, world))
             raise
-        return _close(writer, recorder, world, "complete")
+        return _close(writer, recorder, world, plan, "complete")
 
 
 def as_config(
@@ -154,7 +154,9 @@ def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, A
             "max_running_requests": plan.policy.max_running_requests,
             "context_limit": min(plan.policy.context_limit or plan.kv_capacity, plan.kv_capacity),
             "batching_options": plan.policy.batching_options,
+            "latency": plan.latency_source,
         },
+        "approximations": list(plan.approximations),
         "departures": departures(config),
         "workload": {"name": work.name, "requests": len(work), **dict(work.meta)},
         "seed": config.seed,
@@ -176,7 +178,7 @@ def _status(error: BaseException, world: World) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     status = f"failed: {type(error).__name__}: {error}"
-    if isinstance(error, StuckError | RefusedError | StrategyError | RecordError):
+    if isinstance(error, StuckError | RefusedError | StrategyError | RecordError | ConfigError):
         return status
     when = f"in round {world.scheduler.iteration} of the scheduler, at {world.now} ns"
     error.add_note(when)
@@ -184,7 +186,7 @@ def _status(error: BaseException, world: World) -> str:
     return f"{status} ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name}; {when})"
 
 
-def _close(writer: RunWriter, recorder: Recorder, world: World, status: str) -> Run:
+def _close(writer: RunWriter, recorder: Recorder, world: World, plan: Plan, status: str) -> Run:
     unfinished = recorder.left_behind()
     counts = {
         "finished": recorder.finished,
@@ -198,6 +200,7 @@ def _close(writer: RunWriter, recorder: Recorder, world: World, status: str) -> 
         status,
         itl=recorder.itl.summary(),
         counts=counts,
+        flags=dict(plan.latency.flags()),
         device_busy_ns=world.device.busy_ns,
         end_ns=world.now,
     )

@@ -7,12 +7,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from simulator.latency.base import LatencyModel, StepShape
+    from simulator.latency.calibrated import CalibratedLatency
+    from simulator.latency.operators import OperatorLatency
+    from simulator.latency.replayed import ReplayedLatency
     from simulator.latency.roofline import RooflineLatency, RooflineOptions
 
-__all__ = ["LatencyModel", "RooflineLatency", "RooflineOptions", "StepShape"]
+__all__ = [
+    "CalibratedLatency",
+    "LatencyModel",
+    "OperatorLatency",
+    "ReplayedLatency",
+    "RooflineLatency",
+    "RooflineOptions",
+    "StepShape",
+]
 
 _HOME = {
+    "CalibratedLatency": "simulator.latency.calibrated",
     "LatencyModel": "simulator.latency.base",
+    "OperatorLatency": "simulator.latency.operators",
+    "ReplayedLatency": "simulator.latency.replayed",
     "StepShape": "simulator.latency.base",
     "RooflineLatency": "simulator.latency.roofline",
     "RooflineOptions": "simulator.latency.roofline",

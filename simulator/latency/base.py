@@ -2,8 +2,12 @@
 
 A world describes a batch as a `StepShape`, a handful of numbers, and asks `LatencyModel.step_ns`.
 Every model answers behind this interface, whatever it is built from: datasheets, tables of measured
-kernels, recorded steps. A model sees no request, no token and no clock, keeps no state between
-steps, and knows nothing of the host's own work, which `simulator.host` accounts for.
+kernels, recorded steps. A model sees no request, no token and no clock, and knows nothing of the
+host's own work, which `simulator.host` accounts for. An answer depends on the shape alone, but for
+`simulator.latency.replayed`, which goes through a run in its order.
+
+A model that stands on measurements also says how far a run left them: `flags` counts the steps it
+went through by what was not measured, `approximations` tells what holds for all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -45,7 +49,7 @@ class LatencyModel(Protocol):
         """Nanoseconds the device needs for one forward pass over a batch.
 
         Rounded once, here; never negative; 0 for a batch with no row. The same shape gives the same
-        answer on every call and platform.
+        answer on every call and platform. The world goes through every step it asks for here.
         """
         ...
 
@@ -55,7 +59,8 @@ class LatencyModel(Protocol):
         """Nanoseconds of consecutive decode steps of the same requests: int64, shape (steps,).
 
         Exactly what `step_ns` answers for each step, where each request is one token longer than in
-        the step before. This asks it one by one; a model that can answer faster does.
+        the step before. This asks it one by one; a model that can answer faster does. It only looks
+        ahead: how many of the steps the world then goes through, `took` says.
 
         Args:
             requests: rows.
@@ -73,3 +78,25 @@ class LatencyModel(Protocol):
             for i in range(steps)
         )
         return np.fromiter((self.step_ns(shape) for shape in shapes), np.int64, steps)
+
+    def took(self, requests: int, kv_tokens: int, steps: int) -> None:
+        """The world went through the first `steps` of the decode steps it looked at ahead.
+
+        Args:
+            requests: as given to `decode_steps_ns`.
+            kv_tokens: as given there.
+            steps: how many; may be fewer than were asked for.
+        """
+        del requests, kv_tokens, steps  # a model that counts nothing has no use for them
+
+    def flags(self) -> Mapping[str, int]:
+        """How many steps the world went through that no measurement covers, by what they exceed.
+
+        Empty for a model that claims none.
+        """
+        return {}
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """What holds of every answer and is not measured, each in a sentence."""
+        return ()

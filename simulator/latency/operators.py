@@ -21,7 +21,7 @@ import numpy as np
 from simulator.latency.base import LatencyModel, StepShape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -39,8 +39,8 @@ class OperatorLatency(LatencyModel):
 
     Attributes:
         profile: as given.
-        beyond: how often each operator was asked beyond its measured range, by name; steps that
-            `decode_steps_ns` answers together count one by one.
+        beyond: how many steps the world went through that ask an operator beyond its measured range,
+            by operator.
     """
 
     def __init__(self, profile: OperatorProfile) -> None:
@@ -60,20 +60,35 @@ class OperatorLatency(LatencyModel):
 
     def step_ns(self, shape: StepShape) -> int:
         """Nanoseconds of one forward pass: the sum of its operators, rounded; 0 without any row."""
-        prefill, requests, kv_tokens, sampled, kv_lens = shape
-        if not prefill and not requests:
-            return 0
-        tokens = requests
-        for new, _ in prefill:
+        tokens = shape.decode_requests
+        for new, _ in shape.prefill:
             tokens += new
-        sized = self._sized(tokens, tokens * self._ranks, sampled, bool(prefill))
+        return self._step_ns(shape, tokens, tokens * self._ranks)
+
+    def rank_step_ns(self, shape: StepShape, group_tokens: int) -> int:
+        """The same for one of several ranks that share experts and step together.
+
+        `step_ns` takes every rank to have as many tokens as this one; here `group_tokens` is what
+        they have in all. A rank without a row still runs its experts; it takes 0 only where no rank
+        has any.
+        """
+        tokens = shape.decode_requests + sum(new for new, _ in shape.prefill)
+        return self._step_ns(shape, tokens, group_tokens)
+
+    def _step_ns(self, shape: StepShape, tokens: int, group_tokens: int) -> int:
+        prefill, requests, kv_tokens, sampled, kv_lens = shape
+        if not group_tokens:
+            return 0
+        sized = self._sized(tokens, group_tokens, sampled, bool(prefill))
         if prefill:
             asked = self._lengths_mixed and requests > 0
             longest = int(kv_lens().max()) if asked else 0
             attention = self._attention.extend_ns(prefill, requests, kv_tokens, longest)
-        else:
+        elif requests:
             longest = int(kv_lens().max()) if self._lengths else 0
             attention = self._attention.decode.at(requests, kv_tokens, longest)
+        else:
+            attention = 0.0
         names = sized.beyond + self._attention.beyond(prefill, requests, kv_tokens)
         if names:
             self.beyond.update(names)
@@ -89,18 +104,22 @@ class OperatorLatency(LatencyModel):
         longest = ahead + (int(kv_lens().max()) + 1 if self._lengths else 0)
         # the same operations in the same order as in `step_ns`, so the same rounding
         attention = self._attention.decode.over(requests, read, longest)
-        for name in sized.beyond:
-            self.beyond[name] += steps
-        outside = sum(
-            bool(self._attention.beyond((), requests, int(tokens))) for tokens in read[-1:]
-        )
-        if outside:
-            # KV only grows: those beyond the range are the last ones
-            flags = [self._attention.beyond((), requests, int(tokens)) for tokens in read]
-            for names in flags:
-                self.beyond.update(names)
         exact: NDArray[np.int64] = np.rint(sized.ns + self._layers * attention).astype(np.int64)
         return exact
+
+    def took(self, requests: int, kv_tokens: int, steps: int) -> None:
+        """See `LatencyModel.took`."""
+        for name in self._sized(requests, requests * self._ranks, requests, False).beyond:
+            self.beyond[name] += steps
+        # KV only grows: where the last step is inside the measured range, all are
+        if self._attention.beyond((), requests, kv_tokens + requests * (steps - 1)):
+            for step in range(steps):
+                names = self._attention.beyond((), requests, kv_tokens + requests * step)
+                self.beyond.update(names)
+
+    def flags(self) -> Mapping[str, int]:
+        """See `LatencyModel.flags`: by operator."""
+        return {f"{name} beyond its measured range": n for name, n in sorted(self.beyond.items())}
 
     def parts(self, shape: StepShape) -> dict[str, float]:
         """Nanoseconds of a step by operator, not rounded; counts nothing as beyond its range."""

@@ -16,7 +16,7 @@ from simulator.operators.kriging import krige
 from simulator.operators.monotone import monotone
 from simulator.operators.surface import Surface
 from simulator.operators.tables import TableError
-from simulator.operators.work import BatchWork, fit_norm
+from simulator.operators.work import BatchWork, fit_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +64,12 @@ class AttentionTable:
         plain = table[(table["window_size"] == 0) & (table["attn_dtype"] == "bfloat16")]
         rows = plain[(plain["head_dim"] == head_dim) & (plain["kv_cache_dtype"] == kv_dtype)]
         if rows.empty:
-            known = sorted({f"{d} with {t}" for d, t in zip(
-                plain["head_dim"], plain["kv_cache_dtype"], strict=True)})
+            known = sorted(
+                {
+                    f"{d} with {t}"
+                    for d, t in zip(plain["head_dim"], plain["kv_cache_dtype"], strict=True)
+                }
+            )
             raise TableError(
                 f"no {phase} attention of head dimension {head_dim} with KV in {kv_dtype!r}; "
                 f"there are: {', '.join(known)}"
@@ -78,9 +82,7 @@ class AttentionTable:
         self.length = length.to_numpy(float)
         self.heads = np.stack([query, kv], axis=1)
         self.ns = rows["ns"].to_numpy(float)
-        self._coefficients = fit_norm(
-            self._terms(query, kv, self.batch, self.length), self.ns
-        )
+        self._coefficients = fit_sum(self._terms(query, kv, self.batch, self.length), self.ns)
 
     def _terms(self, query: Floats, kv: Floats, batch: Floats, length: Floats) -> Floats:
         """What a kernel does: launch, write outputs, read, compute."""

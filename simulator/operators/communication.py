@@ -14,7 +14,7 @@ import numpy as np
 
 from simulator.operators.curve import Curve
 from simulator.operators.tables import TableError
-from simulator.operators.work import Work, fit_norm
+from simulator.operators.work import Work, fit_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,9 @@ def deepep(tables: Tables, moe: MixtureOfExperts, *, low_latency: bool) -> tuple
         return curve, None
     share = float(wanted[0] * wanted[1] / (nearest[0] * nearest[1]))
     work = curve.work.model_copy(update={"traffic": curve.work.traffic * share})
-    scaled = [ns * work.at(n) / curve.work.at(n) for n, ns in zip(curve.sizes, curve.ns, strict=True)]
+    scaled = [
+        ns * work.at(n) / curve.work.at(n) for n, ns in zip(curve.sizes, curve.ns, strict=True)
+    ]
     names = ", ".join(f"{c} {int(x)}" for c, x in zip(columns, nearest, strict=True))
     remark = f"all-to-all ({file}): not measured for this model, scaled by work from {names}"
     return Curve.measured(work, curve.sizes, np.array(scaled)), remark
@@ -84,5 +86,5 @@ def _of(rows: pd.DataFrame, gpus: int) -> pd.DataFrame:
 def _curve(rows: pd.DataFrame, column: str) -> Curve:
     median = rows.groupby(column)["ns"].median()
     sizes, ns = median.index.to_numpy(float), median.to_numpy(float)
-    floor, traffic = fit_norm(np.stack([np.ones_like(sizes), sizes]), ns)
+    floor, traffic = fit_sum(np.stack([np.ones_like(sizes), sizes]), ns)
     return Curve.measured(Work(floor=float(floor), traffic=float(traffic)), sizes, ns)

@@ -123,7 +123,9 @@ def condense(
         licence=LICENCE,
         operators=tuple(operators),
         attention=UniformAttention(
-            kind="uniform", prefill=prefill, decode=DecodeAttention(surface=decode)
+            kind="uniform",
+            prefill=prefill.thinned(),
+            decode=DecodeAttention(surface=decode.thinned()),
         ),
         approximations=(*remarks, *tables.notes),
     )
@@ -182,7 +184,9 @@ def _communication(
         found.append(Operator(name="all_reduce", count=count, unit=hidden, curve=curve))
         logits = nccl(tables, "all_gather", tp)
         found.append(
-            Operator(name="gather_logits", per="sampled", count=1, unit=model.vocab_size, curve=logits)
+            Operator(
+                name="gather_logits", per="sampled", count=1, unit=model.vocab_size, curve=logits
+            )
         )
     if model.moe is not None and ranks > 1:
         if all_to_all == "nccl":
@@ -203,14 +207,10 @@ def _communication(
                 if remark is not None:
                     remarks.append(remark)
                 found.append(
-                    Operator(
-                        name="all_to_all", phase=phase, count=model.moe_layers, curve=curve
-                    )
+                    Operator(name="all_to_all", phase=phase, count=model.moe_layers, curve=curve)
                 )
     if parallel.pp > 1:
         remarks.append("pipeline: an activation sent on takes as long as an all-gather of two GPUs")
         curve = nccl(tables, "all_gather", 2)
-        found.append(
-            Operator(name="send", count=parallel.pp - 1, unit=hidden, curve=curve)
-        )
+        found.append(Operator(name="send", count=parallel.pp - 1, unit=hidden, curve=curve))
     return found

@@ -14,7 +14,7 @@ import numpy as np
 from simulator.operators.curve import Curve
 from simulator.operators.kriging import krige
 from simulator.operators.tables import TableError
-from simulator.operators.work import Work, fit_norm
+from simulator.operators.work import Work, fit_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ class GemmTable:
         flops = 2 * m * n * k
         traffic = self._width * (n * k + m * k) + OUTPUT_BYTES * m * n
         terms = np.stack([np.ones(flops.size), flops.ravel(), traffic.ravel()])
-        floor, flop, byte = fit_norm(terms, self.ns.ravel())
+        floor, flop, byte = fit_sum(terms, self.ns.ravel())
         return float(floor), float(flop), float(byte)
 
     def _works(self, shapes: Floats) -> Floats:
@@ -86,9 +86,9 @@ class GemmTable:
         if row is not None:
             return Curve.measured(work, self.sizes, self.ns[row]), None
         wanted = np.log([[n, k]])
-        residual = krige(
-            np.log(self.shapes), self._residuals, wanted, scales=SCALES, noise=NOISE
-        )[0]
+        residual = krige(np.log(self.shapes), self._residuals, wanted, scales=SCALES, noise=NOISE)[
+            0
+        ]
         ns = np.exp(residual) * np.array([work.at(m) for m in self.sizes])
         low, high = self.shapes.min(axis=0), self.shapes.max(axis=0)
         outside = [

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
-def krige(
-    at: Floats, values: Floats, wanted: Floats, *, scales: Floats, noise: float
-) -> Floats:
+def krige(at: Floats, values: Floats, wanted: Floats, *, scales: Floats, noise: float) -> Floats:
     """Values where they are wanted.
 
     Args:

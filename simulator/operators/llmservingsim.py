@@ -18,14 +18,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from simulator.operators.curve import Curve
-from simulator.operators.mixed_attention import MixedAttention, MixedWork, as_one
+from simulator.operators.mixed_attention import MixedAttention, MixedWork
 from simulator.operators.monotone import monotone
 from simulator.operators.profile import Operator, OperatorProfile
 from simulator.operators.shards import Parallel, heads
 from simulator.operators.surface import Surface
 from simulator.operators.tables import TableError
 from simulator.operators.uniform_attention import DecodeAttention
-from simulator.operators.work import BatchWork, Work, fit_norm
+from simulator.operators.work import BatchWork, Work, fit_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +151,7 @@ def _layer(table: pd.DataFrame, name: str, size: str) -> Curve:
 
 
 def _fitted(sizes: NDArray[np.float64], ns: NDArray[np.float64]) -> Curve:
-    floor, traffic = fit_norm(np.stack([np.ones_like(sizes), sizes]), ns)
+    floor, traffic = fit_sum(np.stack([np.ones_like(sizes), sizes]), ns)
     return Curve.measured(Work(floor=float(floor), traffic=float(traffic)), sizes, ns)
 
 
@@ -161,11 +161,11 @@ def _experts(table: pd.DataFrame, model: ModelShape, parallel: Parallel) -> Curv
     wide = table.pivot_table(index="tokens", columns="activated_experts", values="time_us")
     touched = wide.columns.to_numpy(float)
     sizes, ns = [], []
-    for tokens, line in wide.iterrows():
-        known = line.notna().to_numpy()
-        group = int(tokens) * parallel.ep
+    for tokens, line in zip(wide.index.to_numpy(float), wide.to_numpy(float), strict=True):
+        known = ~np.isnan(line)
+        group = round(tokens) * parallel.ep
         expected = model.moe.expected_experts(group) / parallel.ep
-        us = np.interp(expected, touched[known], line.to_numpy(float)[known])
+        us = np.interp(expected, touched[known], line[known])
         sizes.append(float(group))
         ns.append(float(us) * NS_PER_US)
     return _fitted(np.array(sizes), np.array(ns))
@@ -179,21 +179,28 @@ def _linked(
         f"collectives: {link.latency_ns / 1e3:g} us and {link.bytes_per_s / 1e9:g} GB/s a GPU, as "
         "a ring would send them; not measured"
     )
-    hidden, found = model.hidden_size, []
+    hidden = model.hidden_size
+    found: list[tuple[str, str, int, int, float]] = []
     if tp > 1:
         count = model.layers + (model.layers if ranks == 1 else model.dense_layers)
         found.append(("all_reduce", "token", count, hidden, 2 * (tp - 1) / tp))
         found.append(("gather_logits", "sampled", 1, model.vocab_size, (tp - 1) / tp))
     if ranks > 1:
-        for name in ("experts_all_gather", "experts_reduce_scatter"):
-            found.append((name, "expert_token", model.moe_layers, hidden, (ep - 1) / ep))
+        found += [
+            (name, "expert_token", model.moe_layers, hidden, (ep - 1) / ep)
+            for name in ("experts_all_gather", "experts_reduce_scatter")
+        ]
     if parallel.pp > 1:
         found.append(("send", "token", parallel.pp - 1, hidden, 1.0))
     return [
         Operator.model_validate(
             {
-                **{"name": name, "per": per, "count": count, "unit": unit},
-                **{"curve": link.curve(share), "measured": False},
+                "name": name,
+                "per": per,
+                "count": count,
+                "unit": unit,
+                "curve": link.curve(share),
+                "measured": False,
             }
         )
         for name, per, count, unit, share in found
@@ -207,8 +214,8 @@ def attention(table: pd.DataFrame, skew: pd.DataFrame, query: int, kv: int) -> M
     optional second grid between them is left to check it with.
     """
     names = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode"]
-    grid = table[(table[names].map(_power_of_two)).all(axis=1)]
-    grid = grid.groupby(names)["time_us"].median() * NS_PER_US
+    kept = table[table[names].map(_power_of_two).all(axis=1)]
+    grid = kept.groupby(names)["time_us"].median() * NS_PER_US
     mixed = grid[(grid.index.get_level_values(0) > 0) & (grid.index.get_level_values(2) > 0)]
     axes = [sorted(set(mixed.index.get_level_values(i))) for i in range(4)]
     chunks, cached, rows, lengths = axes
@@ -224,7 +231,9 @@ def attention(table: pd.DataFrame, skew: pd.DataFrame, query: int, kv: int) -> M
         raise TableError(f"attention.csv: {missing} of {times.size} combinations are missing")
     return MixedAttention(
         kind="mixed",
-        decode=DecodeAttention(surface=_decode(grid, query, kv), skew_share=_share(skew, mixed=False)),
+        decode=DecodeAttention(
+            surface=_decode(grid, query, kv), skew_share=_share(skew, mixed=False)
+        ),
         axes=(tuple(chunks), tuple(cached), tuple(rows), tuple(lengths)),
         ns=tuple(float(t) for t in np.rint(monotone(times)).ravel()),
         work=_mixed_work(mixed),
@@ -238,7 +247,7 @@ def _decode(grid: pd.Series[float], query: int, kv: int) -> Surface:
     ns = decode.to_numpy(float)
     batch, length = (a.ravel() for a in np.meshgrid(rows, lengths, indexing="ij"))
     terms = np.stack([np.ones_like(batch), batch * query, batch * length * kv])
-    floor, row, token = (float(c) for c in fit_norm(terms, ns.ravel()))
+    floor, row, token = (float(c) for c in fit_sum(terms, ns.ravel()))
     return Surface(
         work=BatchWork(floor=floor, row=row * query, token=token * kv),
         rows=tuple(int(r) for r in rows),
@@ -254,7 +263,7 @@ def _mixed_work(mixed: pd.Series[float]) -> MixedWork:
     )
     pairs = chunk * (cached + 0.5 * chunk)
     terms = np.stack([np.ones_like(chunk), chunk + rows, pairs, rows * length])
-    floor, token, pair, kv = (float(c) for c in fit_norm(terms, mixed.to_numpy(float)))
+    floor, token, pair, kv = (float(c) for c in fit_sum(terms, np.array(mixed, float)))
     return MixedWork(floor=floor, token=token, pair=pair, kv=kv)
 
 
@@ -269,6 +278,3 @@ def _share(skew: pd.DataFrame, *, mixed: bool) -> float:
 
 def _power_of_two(value: int) -> bool:
     return value & (value - 1) == 0
-
-
-__all__ = ["Link", "as_one", "attention", "read_llmservingsim"]

@@ -21,16 +21,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simulator.operators.curve import check_axis
-from simulator.operators.uniform_attention import DecodeAttention
+from simulator.operators.uniform_attention import DecodeAttention  # noqa: TC001 - a field of a model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
 
 class MixedWork(BaseModel):
-    """The 2-norm of a floor, the new tokens, their pairs, and the KV that decode rows read."""
+    """The sum of a floor, the new tokens, their pairs, and the KV that decode rows read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +42,7 @@ class MixedWork(BaseModel):
         token = self.token * (chunk + rows)
         pair = self.pair * chunk * (cached + 0.5 * chunk)
         kv = self.kv * rows * length
-        return sqrt(self.floor * self.floor + token * token + pair * pair + kv * kv)
+        return self.floor + token + pair + kv
 
 
 class MixedAttention(BaseModel):
@@ -72,15 +70,14 @@ class MixedAttention(BaseModel):
         for axis in self.axes:
             check_axis("axes", axis, len(axis))
         if int(np.prod([len(a) for a in self.axes])) != len(self.ns):
-            raise ValueError(f"ns has {len(self.ns)} times for axes of {[len(a) for a in self.axes]}")
-        if (self._table <= 0).any() or any((np.diff(self._table, axis=i) < 0).any() for i in range(4)):
+            raise ValueError(
+                f"ns has {len(self.ns)} times for axes of {[len(a) for a in self.axes]}"
+            )
+        table = np.array(self.ns).reshape([len(a) for a in self.axes])
+        falls = any((np.diff(table, axis=i) < 0).any() for i in range(4))
+        if falls or (table <= 0).any():
             raise ValueError("ns must be above 0 and never fall along any axis")
         return self
-
-    @cached_property
-    def _table(self) -> NDArray[np.float64]:
-        shape = [len(a) for a in self.axes]
-        return np.array(self.ns).reshape(shape)
 
     @cached_property
     def _strides(self) -> tuple[int, int, int]:
@@ -115,9 +112,9 @@ class MixedAttention(BaseModel):
                         at = i * s0 + di + j * s1 + dj + k * s2 + dk + m
                         right = ns[at + 1] if z else 0.0
                         total += share * ((1 - z) * ns[at] + z * right)
-        if rows <= self.axes[2][-1] and all(x <= a[-1] for x, a in zip(wanted, self.axes, strict=True)):
-            return total
-        return total * (self.work.at(*wanted) / self.work.at(*inside))
+        if any(x > a[-1] for x, a in zip(wanted, self.axes, strict=True)):
+            total *= self.work.at(*wanted) / self.work.at(*inside)
+        return total
 
     def beyond(
         self, prefill: Sequence[tuple[int, int]], requests: int, kv_tokens: int

@@ -3,7 +3,7 @@
 A row of the tables is a fused kernel on one GPU: both grouped products and what is between, for
 `num_tokens` tokens of the whole group and the experts that this GPU holds. How tokens spread over
 experts is part of the measurement: `balanced`, or a power law of an exponent. A configuration that
-was not measured takes the curve of the nearest one, scaled by work, and says so.
+was not measured is kriged from the others, as weight shapes of plain products are, and says so.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from simulator.operators.curve import Curve
+from simulator.operators.kriging import krige
 from simulator.operators.tables import TableError
-from simulator.operators.work import Work, fit_norm
+from simulator.operators.work import Work, fit_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,9 @@ WIDTHS: Final = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_block": 1}
 KEYS: Final = ["hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"]
 # What engines' traffic looks like to experts is between even and this; the collection's own default.
 ROUTING: Final = "power_law_1.2"
+# in natural logarithms; chosen by leaving configurations out (H200)
+SCALES: Final = np.full(7, 4.0)
+NOISE: Final = 0.01
 
 
 class ExpertShape(NamedTuple):
@@ -39,9 +43,14 @@ class ExpertShape(NamedTuple):
     ep: int
 
     def sizes(self) -> Floats:
-        """What one GPU sees: width, inner width, experts, and experts taken per token."""
+        """What one GPU sees: width, inner width, experts, and experts taken per token.
+
+        Then what it cannot see but feels: the share of experts a token takes, and both splits, since
+        uneven routing loads GPUs unevenly.
+        """
         here = (self.hidden_size, self.inter_size / self.tp, self.num_experts / self.ep)
-        return np.array([*here, self.topk / self.ep])
+        share = self.topk / self.num_experts
+        return np.array([*here, self.topk / self.ep, share, self.tp, self.ep])
 
 
 class ExpertTable:
@@ -77,11 +86,11 @@ class ExpertTable:
             flops.append(work.compute * self.tokens)
             traffic.append(work.fixed * touched + work.traffic * self.tokens)
         terms = np.stack([np.ones(self.ns.size), np.ravel(flops), np.ravel(traffic)])
-        floor, flop, byte = fit_norm(terms, self.ns.ravel())
+        floor, flop, byte = fit_sum(terms, self.ns.ravel())
         return float(floor), float(flop), float(byte)
 
     def _work(self, shape: ExpertShape, floor: float, flop: float, byte: float) -> Work:
-        hidden, inner, experts, taken = (float(x) for x in shape.sizes())
+        hidden, inner, experts, taken = (float(x) for x in shape.sizes()[:4])
         matrices = 3 * hidden * inner
         return Work(
             floor=floor,
@@ -100,14 +109,14 @@ class ExpertTable:
         work = self.work(shape)
         if shape in self.shapes:
             return Curve.measured(work, self.tokens, self.ns[self.shapes.index(shape)]), None
-        apart = [
-            float(np.abs(np.log(other.sizes() / shape.sizes())).sum()) for other in self.shapes
-        ]
-        nearest = int(np.argmin(apart))
-        other = self.work(self.shapes[nearest])
-        scale = np.array([work.at(n) / other.at(n) for n in self.tokens])
-        return Curve.measured(work, self.tokens, self.ns[nearest] * scale), (
-            f"experts {_say(shape)}: not measured, scaled by work from {_say(self.shapes[nearest])}"
+        at = np.log([other.sizes() for other in self.shapes])
+        works = np.array([[self.work(s).at(n) for n in self.tokens] for s in self.shapes])
+        wanted = np.log([shape.sizes()])
+        residual = krige(at, np.log(self.ns / works), wanted, scales=SCALES, noise=NOISE)[0]
+        ns = np.exp(residual) * np.array([work.at(n) for n in self.tokens])
+        nearest = self.shapes[int(np.argmin(np.abs(at - wanted).sum(axis=1)))]
+        return Curve.measured(work, self.tokens, ns), (
+            f"experts {_say(shape)}: not measured, kriged; the nearest is {_say(nearest)}"
         )
 
 

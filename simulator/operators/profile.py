@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from simulator.operators.curve import Curve
-from simulator.operators.mixed_attention import MixedAttention
-from simulator.operators.shards import Parallel
-from simulator.operators.uniform_attention import UniformAttention
+from simulator.operators.curve import Curve  # noqa: TC001 - a field of a model
+from simulator.operators.mixed_attention import MixedAttention  # noqa: TC001 - a field of a model
+from simulator.operators.shards import Parallel  # noqa: TC001 - a field of a model
+from simulator.operators.uniform_attention import UniformAttention  # noqa: TC001 - a field of a model
 
 Per = Literal["token", "expert_token", "sampled"]
 Phase = Literal["any", "decode", "extend"]
@@ -85,7 +85,9 @@ class OperatorProfile(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, one operator a line, whole numbers without a point."""
-        plain = _whole(self.model_dump(mode="json", exclude_defaults=True) | {"format": self.format})
+        plain = _whole(
+            self.model_dump(mode="json", exclude_defaults=True) | {"format": self.format}
+        )
         lines = []
         for key, value in plain.items():
             if key == "operators":
@@ -116,13 +118,13 @@ def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _whole(value: object) -> dict[str, list[object]]:
+def _whole(value: Any) -> Any:
     """The same with floats that are whole numbers as integers, which are shorter."""
     match value:
         case dict():
             return {k: _whole(v) for k, v in value.items()}
-        case list() | tuple():
-            return [_whole(v) for v in value]  # type: ignore[return-value]
+        case list():
+            return [_whole(v) for v in value]
         case float() if value.is_integer():
-            return int(value)  # type: ignore[return-value]
-    return value  # type: ignore[return-value]
+            return int(value)
+    return value

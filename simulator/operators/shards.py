@@ -11,7 +11,8 @@ up, as engines pad it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,7 +53,8 @@ class Parallel(BaseModel):
         return max(1, self.tp // self.ep)
 
 
-class Product(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Product:
     """A matrix product (m, k) by (k, n) on one GPU, `count` times in a forward pass."""
 
     name: str
@@ -68,9 +70,13 @@ def heads(model: ModelShape, tp: int) -> tuple[int, int, int]:
         ValueError: for latent attention, which has no tables in one common form, or where heads do
             not divide.
     """
-    attention = model.attention
-    if not isinstance(attention, GroupedQueryAttention):
-        raise ValueError(f"{model.name}: latent attention is not composed from tables; use roofline")
+    match model.attention:
+        case GroupedQueryAttention() as attention:
+            pass
+        case _:
+            raise ValueError(
+                f"{model.name}: latent attention is not composed from tables; use the roofline"
+            )
     if attention.heads % tp:
         raise ValueError(f"{model.name}: {attention.heads} heads do not divide by tp {tp}")
     return attention.heads // tp, max(1, attention.kv_heads // tp), attention.head_dim

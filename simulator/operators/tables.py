@@ -132,7 +132,11 @@ class Tables:
 def _root(root: str | Path | None) -> Path:
     if root is not None:
         folder = Path(root)
-        for candidate in (folder, folder / "systems" / "data", folder / PACKAGE / "systems" / "data"):
+        for candidate in (
+            folder,
+            folder / "systems" / "data",
+            folder / PACKAGE / "systems" / "data",
+        ):
             if any(candidate.glob("*/gemm")):
                 return candidate
         raise TableError(
@@ -155,6 +159,8 @@ def _read(path: Path) -> pd.DataFrame:
     if "latency" in table.columns:
         table = table[table["latency"] > 0]
         table = table.assign(ns=table["latency"] * NS_PER_MS)
+    if "head_dim" in table.columns and "window_size" not in table.columns:
+        table = table.assign(window_size=0)  # collections before sliding windows were measured
     return table
 
 

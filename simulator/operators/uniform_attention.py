@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulator.operators.surface import Cut, Surface
+from simulator.operators.surface import Surface  # noqa: TC001 - a field of a model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from simulator.operators.surface import Cut
 
 
 class DecodeAttention(BaseModel):

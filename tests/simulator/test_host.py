@@ -24,18 +24,19 @@ def costs(host, **drivers):
 
 def test_each_phase_by_hand():
     names = [name for name in HostOptions.model_fields if name != "preset"]
-    primes = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53]
+    primes = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59]
     host = HostModel(HostOptions(**dict(zip(names, primes, strict=True))))
     assert host.receive_ns(10) == 2 + 3 * 10
     assert host.schedule_ns(waiting=10, running=100, prefill_requests=1000) == (
         5 + 7 * 10 + 11 * 100 + 13 * 1000
     )
     assert host.prepare_ns(prefill_requests=10, prefill_tokens=100, decode_requests=1000) == (
-        17 + 19 * 10 + 23 * 100 + 29 * 1000
+        17 + 19 * 10 + 23 * 100 + 29 * 1000 + 31
     )
-    assert host.launch_ns() == 31
-    assert host.collect_ns(10) == 37 + 41 * 10
-    assert host.commit_ns(rows=10, finished=100) == 43 + 47 * 10 + 53 * 100
+    assert host.prepare_ns(0, 0, decode_requests=1000) == 17 + 29 * 1000
+    assert host.launch_ns() == 37
+    assert host.collect_ns(10) == 41 + 43 * 10
+    assert host.commit_ns(rows=10, finished=100) == 47 + 53 * 10 + 59 * 100
 
 
 @given(st.sampled_from(sorted(PHASES)), st.lists(count, min_size=3, max_size=3), st.data())

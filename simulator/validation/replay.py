@@ -1,0 +1,128 @@
+"""Simulates a real run's requests: the profile in, the simulated run beside the real one out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.config import ConfigError
+from simulator.data_parallel import simulate_ranks
+from simulator.operators.llmservingsim import Link, read_llmservingsim
+from simulator.simulation import as_config, simulate
+from traces.real_runs.our_run import from_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from simulator.operators.shards import Parallel
+    from simulator.validation.setup import Setup
+    from traces.real_runs.base import RealRun
+    from traces.workload import Workload
+
+RECORDS = ("requests", "steps", "tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A real run's requests as the simulator served them.
+
+    Attributes:
+        run: as a run of the same kind as the real one.
+        config: all it was simulated with.
+        ranks: data-parallel ranks.
+    """
+
+    run: RealRun
+    config: dict[str, Any]
+    ranks: int
+
+
+def replay(
+    workload: Workload,
+    config: Mapping[str, Any],
+    settings: Sequence[str] = (),
+    *,
+    ranks: int = 1,
+    records: Sequence[str] = RECORDS,
+) -> Replay:
+    """Simulate requests under a config.
+
+    Args:
+        workload: the real run's.
+        config: sections of a config.
+        settings: `section.key=value` settings over it.
+        ranks: data-parallel ranks that step together.
+        records: of requests, steps, tokens.
+
+    Raises:
+        ConfigError: for a config that cannot be used.
+    """
+    whole = as_config(config, settings)
+    if ranks > 1:
+        run = simulate_ranks(workload, whole, ranks=ranks, records=records)
+    else:
+        run = simulate(workload, whole, records=records)
+    return Replay(
+        replace(from_run(run, Path("simulated"), workload), name="simulated"),
+        whole.model_dump(mode="json"),
+        ranks,
+    )
+
+
+def latency_section(
+    profile: str | Path, setup: Setup, real: RealRun, keep: Path, link: Link | None = None
+) -> dict[str, Any]:
+    """Section `latency` of a config for a profile of any kind.
+
+    Args:
+        profile: a profile of operators or a calibrated one, as a file or the name of one that ships;
+            or a variant's folder of LLMServingSim, the parent of `tp1`.
+        setup: what the run was served with.
+        real: whose files may say what joins the GPUs.
+        keep: where to write what is condensed from a folder, as JSON.
+        link: between the GPUs, for a folder, which holds no collectives; by default what the run's
+            files say.
+
+    Raises:
+        ConfigError: where the profile cannot be used; says why.
+    """
+    path = Path(profile)
+    if not path.is_dir():
+        return {"model": _kind(path), "profile": str(profile)}
+    try:
+        condensed = read_llmservingsim(
+            path, setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
+        )
+    except ValueError as error:
+        raise ConfigError(f"--profile: {error}") from None
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    condensed.save(keep)
+    return {"model": "operators", "profile": str(keep)}
+
+
+def link_of(real: RealRun, parallel: Parallel) -> Link | None:
+    """What joins the GPUs, as the run's files say: as many hops as a ring of them has.
+
+    An all-reduce over a ring of n goes 2 (n - 1) hops, a gather or scatter n - 1.
+    """
+    engine = real.engine
+    if engine is None or engine.link_latency_ns is None or engine.link_gigabytes_per_s is None:
+        return None
+    hops = 2 * (parallel.tp - 1) if parallel.tp > 1 else parallel.ep - 1
+    if hops < 1:
+        return None
+    return Link(
+        latency_ns=engine.link_latency_ns * hops, bytes_per_s=engine.link_gigabytes_per_s * 1e9
+    )
+
+
+def _kind(path: Path) -> str:
+    """The latency model that reads a profile; whether it is one is for that to say."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return "operators"  # the name of one that ships, or an error that the model tells
+    calibrated = isinstance(data, dict) and data.get("kind") == "calibrated"
+    return "calibrated" if calibrated else "operators"

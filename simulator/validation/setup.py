@@ -1,0 +1,253 @@
+"""How a real engine was run becomes a config of the simulator, and what had to be assumed for it.
+
+Settings that a run's files do not say are taken from another run of the same engine, if one is given, or
+derived; each is told as an assumption. Nothing here looks at how long anything took.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policies.config import ConfigError
+from policies.model_shape import ModelShape, bundled_models
+from simulator.capacity import CUDA_CONTEXT_BYTES
+from simulator.devices import Device, known_devices
+from simulator.operators.shards import Parallel, heads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from traces.real_runs.base import EngineSettings, RealRun
+
+# of a GPU's memory, for weights, activations and KV: vLLM's default up to 0.19, and SGLang's smallest
+MEMORY_SHARE = 0.9
+DEFAULT_MODEL = "Qwen/Qwen3-8B"
+# what one run knows of itself and no other can tell it
+OWN = (
+    "engine",
+    "version",
+    "model",
+    "device",
+    "tensor_parallel",
+    "data_parallel",
+    "expert_parallel",
+)
+
+# keys of a policy that a world puts numbers in for, and says in its manifest
+RESOLVED = ("chunked_prefill_size", "max_running_requests", "context_limit", "batching_options")
+
+
+class Assumption(NamedTuple):
+    """A setting that the run's files do not say."""
+
+    key: str
+    value: object
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What to simulate a real run with.
+
+    Attributes:
+        config: sections of a config, the latency model apart.
+        model: its shape.
+        parallel: how it was split.
+        ranks: data-parallel ranks that step together; 1 for a single engine.
+        assumptions: what was not known.
+    """
+
+    config: dict[str, Any]
+    model: ModelShape
+    parallel: Parallel
+    ranks: int
+    assumptions: tuple[Assumption, ...]
+
+
+def setup_of(
+    run: RealRun,
+    *,
+    config: Mapping[str, Any] | None = None,
+    like: RealRun | None = None,
+    model: str | None = None,
+    device: str | None = None,
+) -> Setup:
+    """What to simulate a run with.
+
+    Args:
+        run: the real one.
+        config: sections of a config that hold everything; only how the model is split is then taken
+            from the run.
+        like: another run of that engine, whose settings stand in for those not known, memory apart:
+            that depends on the GPU.
+        model: instead of what the run says, a bundled name or a path.
+        device: instead of what the run says.
+
+    Raises:
+        ConfigError: where the model or the device is not known, or the split is none that is.
+    """
+    if config is not None:
+        shape = _model(model or config.get("model", {}).get("path", DEFAULT_MODEL), [])
+        parallel, ranks = (Parallel(), 1) if run.engine is None else _split(run.engine, shape)
+        return Setup(dict(config), shape, parallel, ranks, ())
+    if run.run is not None:
+        return _as_recorded(run, model, device)
+    if run.engine is None:
+        raise ConfigError(
+            f"{run.path}: {run.source} does not say how the engine was run; give the config with "
+            "--config or --set, and --preset"
+        )
+    assumed: list[Assumption] = []
+    engine = _completed(run.engine, like, assumed)
+    shape = _model(model or engine.model, assumed)
+    gpu = _device(device or engine.device)
+    parallel, ranks = _split(engine, shape)
+    policy: dict[str, Any] = {}
+    if engine.max_running_requests is not None:
+        policy["max_running_requests"] = engine.max_running_requests
+    if engine.page_size is not None:
+        policy["page_size"] = engine.page_size
+    if engine.overlapped is not None:
+        policy["overlap"] = "overlapped" if engine.overlapped else "serial"
+    else:
+        assumed.append(Assumption("policy.overlap", "overlapped", "the engine's default"))
+    if engine.prefix_caching is False:
+        policy["cache"] = "none"
+    if engine.max_batched_tokens is not None:
+        key = "batching_options" if engine.engine == "vllm" else "chunked_prefill_size"
+        tokens = engine.max_batched_tokens
+        policy[key] = {"max_num_batched_tokens": tokens} if engine.engine == "vllm" else tokens
+    capacity = engine.kv_tokens
+    if capacity is None:
+        share = engine.memory_share or MEMORY_SHARE
+        capacity = kv_tokens(shape, gpu, parallel, share)
+        why = f"{share:g} of {gpu.product}'s memory, less the weights and a CUDA context"
+        assumed.append(Assumption("kv.capacity_tokens", capacity, why))
+    limit = engine.context_limit
+    if limit is None:
+        limit = shape.max_position_embeddings
+        assumed.append(Assumption("policy.context_limit", limit, "the model's own"))
+    policy["context_limit"] = min(limit, capacity)
+    sections = {
+        "preset": engine.engine,
+        "model": {"path": shape.name},
+        "device": {"name": gpu.name},
+        "kv": {"capacity_tokens": capacity},
+        "policy": policy,
+    }
+    if run.concurrency is not None:
+        sections["workload"] = {"loop": "closed", "concurrency": run.concurrency}
+    return Setup(sections, shape, parallel, ranks, tuple(assumed))
+
+
+def _as_recorded(run: RealRun, model: str | None, device: str | None) -> Setup:
+    """The config of a run of this project, with what its world had put in for `auto`."""
+    from simulator.config import SimulatorConfig
+
+    assert run.run is not None
+    manifest = run.run.manifest
+    given = manifest.get("config", {})
+    config = {name: given[name] for name in SimulatorConfig.model_fields if name in given}
+    resolved = manifest.get("resolved", {})
+    put = {key: resolved[key] for key in RESOLVED if resolved.get(key) is not None}
+    config["policy"] = {**config.get("policy", {}), **put}
+    capacity = manifest.get("kv_capacity_tokens")
+    if capacity is not None:
+        config["kv"] = {**config.get("kv", {}), "capacity_tokens": capacity}
+    if model is not None:
+        config["model"] = {**config.get("model", {}), "path": model}
+    if device is not None:
+        config["device"] = {"name": device}
+    shape = _model(config.get("model", {}).get("path"), [])
+    return Setup(config, shape, Parallel(), int(manifest.get("ranks", 1)), ())
+
+
+def kv_tokens(
+    model: ModelShape,
+    device: Device,
+    parallel: Parallel,
+    share: float,
+    weight_dtype: str = "auto",
+) -> int:
+    """Tokens of KV that fit beside one GPU's part of the weights, in `share` of its memory.
+
+    Raises:
+        ConfigError: where not one does.
+    """
+    tp, ranks = parallel.tp, parallel.tp * parallel.attention_ranks
+    linear = model.linear_bytes(weight_dtype)
+    routed = model.routed_parameters * linear // max(model.linear_parameters, 1)
+    rest = model.weight_bytes(weight_dtype) - routed
+    weights = rest // tp + routed // max(ranks, parallel.ep)
+    _, kv_heads, _ = heads(model, tp)
+    token = model.kv_bytes_per_token() * kv_heads // model.kv_heads
+    room = int((device.memory_bytes - CUDA_CONTEXT_BYTES) * share) - weights
+    if room < token:
+        raise ConfigError(
+            f"{model.name} does not fit on {device.product} split over {ranks} GPUs at {share:g} of its "
+            "memory; give kv.capacity_tokens with --set"
+        )
+    return room // token
+
+
+def _completed(
+    engine: EngineSettings, like: RealRun | None, assumed: list[Assumption]
+) -> EngineSettings:
+    if like is None or like.engine is None:
+        return engine
+    apart = (*OWN, "kv_tokens")
+    found: dict[str, Any] = {}
+    for field in fields(engine):
+        value = getattr(like.engine, field.name)
+        if field.name in apart or value is None or getattr(engine, field.name) is not None:
+            continue
+        found[field.name] = value
+        assumed.append(Assumption(field.name, value, f"as in {like.name}"))
+    return replace(engine, **found)
+
+
+def _model(name: str | None, assumed: list[Assumption]) -> ModelShape:
+    if name is None:
+        raise ConfigError("the run does not say its model; give it with --model")
+    try:
+        return ModelShape.load(name)
+    except ValueError as error:
+        wanted = name.rsplit("/", 1)[-1].lower()
+        alike = [m for m in bundled_models() if wanted.startswith(m.rsplit("/", 1)[-1].lower())]
+        if not alike:
+            raise ConfigError(f"model: {error}; give another with --model") from None
+        found = max(alike, key=len)
+        assumed.append(Assumption("model.path", found, f"the shape of {name}, by its name"))
+        return ModelShape.load(found)
+
+
+def _device(name: str | None) -> Device:
+    if name is None:
+        raise ConfigError("the run does not say its GPU; give it with --device")
+    plain = name.lower()
+    for word in ("nvidia", "geforce", "blackwell", "server edition", " ", "-", "_"):
+        plain = plain.replace(word, "")
+    for known in known_devices():
+        if plain.startswith(known.replace("-", "")):
+            return Device.load(known)
+    try:
+        return Device.load(name)
+    except ValueError as error:
+        raise ConfigError(f"device: {error}; give another with --device") from None
+
+
+def _split(engine: EngineSettings, model: ModelShape) -> tuple[Parallel, int]:
+    """How the model is split over GPUs, and how many ranks step together."""
+    tp, dp = engine.tensor_parallel, engine.data_parallel
+    if dp > 1 and not (model.moe is not None and engine.expert_parallel):
+        raise ConfigError(
+            f"{dp} data-parallel ranks of {model.name} without expert parallelism: ranks that share no "
+            "experts are engines of their own; validate one of them with the requests it was sent"
+        )
+    if model.moe is None or not engine.expert_parallel:
+        return Parallel(tp=tp), 1
+    return Parallel(tp=tp, ep=tp * dp), dp
