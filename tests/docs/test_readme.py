@@ -49,7 +49,7 @@ def test_its_commands_have_the_options_they_use(line):
 
 def test_its_links_and_paths_lead_somewhere():
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+        assert target.startswith("#") or (ROOT / target).exists(), target
     for path in re.findall(r"`((?:traces|simulator|policies|docs|tests)/[\w/.-]+)`", README):
         assert (ROOT / path).exists(), path
 

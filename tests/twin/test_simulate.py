@@ -176,7 +176,7 @@ def test_compare_lays_runs_side_by_side(twin, trace):
 
 
 def test_ctrl_c_keeps_what_was_recorded_and_says_so(tmp_path, wait_for):
-    command = (*TWIN, "simulate", "--workload", "azure-conversation", "--out", "run")
+    command = (*TWIN, "simulate", "--workload", "azure-conversation", "--no-leap", "--out", "run")
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
