@@ -3,7 +3,7 @@
 A batch is a snapshot: the scheduler goes on changing its running batch after launching it. It carries
 no tensor. Its decode rows are held as one `DecodeRows`, whose per-row values are made only for a
 world that asks, because most decode steps differ from the last only in that each row is one token
-longer.
+longer. Nobody changes a message once it is made (see `policies.effects`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Mode(StrEnum):
     EMPTY = "empty"  # no item: takes a place in the pipeline, no time on the device
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class PrefillItem:
     """One request's share of prefill work: tokens [start, start + length) of its sequence.
 
@@ -134,7 +134,7 @@ class DecodeRows:
         return self.cohort.offsets + self.round
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """The whole message to a world: what one forward pass computes.
 
@@ -170,7 +170,7 @@ class Batch:
         return len(self.prefill) + self.decode_requests
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class StepResult:
     """What the device made of a batch.
 
@@ -186,7 +186,7 @@ class StepResult:
     tokens: npt.NDArray[np.int32] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Inbox:
     """What came in since the world was last asked.
 
@@ -231,7 +231,7 @@ class Repetition(NamedTuple):
     states: Callable[[], RoundStates]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Events:
     """What clients could notice.
 

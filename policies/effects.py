@@ -11,6 +11,9 @@ answer. Anything that can answer them is a world.
 | `Report(events)` | None |
 | `Sleep(until)` | None |
 | `Repeat(batch, at_most)` | `Repeated` |
+
+Nobody changes an effect once it is made. That is not enforced, as for all messages between the two sides:
+several are made in every step, and a frozen dataclass takes twice as long to make.
 """
 
 from __future__ import annotations
@@ -23,40 +26,40 @@ if TYPE_CHECKING:
     from policies.batch import Batch, Events
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Receive:
     """Ask what has come in. Never blocks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Launch:
     """Put a batch on the device and go on. Never blocks."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Collect:
     """Wait until a launched batch is done."""
 
     ticket: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Report:
     """Tell what clients could notice."""
 
     events: Events
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Sleep:
     """Wait until something comes in, or until a time (ns) if one is given."""
 
     until: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Repeat:
     """Go through further whole rounds of the loop in which nothing but decoding happens.
 
@@ -74,7 +77,7 @@ class Repeat:
     at_most: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Repeated:
     """The answer to `Repeat`.
 

@@ -22,5 +22,5 @@ class FCFS(KeyOrder):
         return request.entry
 
     def arrange(self, waiting: Sequence[Request], view: QueueView) -> list[Request]:  # noqa: ARG002
-        """The queue as it is: requests are appended to it as they enter."""
-        return list(waiting)
+        """The queue as it is, not copied: it may be long, and requests enter at its tail."""
+        return waiting if isinstance(waiting, list) else list(waiting)

@@ -37,7 +37,7 @@ class LongestPrefixMatch(QueueOrder):
     def arrange(self, waiting: Sequence[Request], view: QueueView) -> list[Request]:
         """See `QueueOrder.arrange`."""
         if not self.looks_at_cache(waiting):
-            return list(waiting)
+            return waiting if isinstance(waiting, list) else list(waiting)
         matches = [view.match(request) for request in waiting]
         last = held_back(waiting, matches, **self.in_batch)
         gain = {
