@@ -158,7 +158,7 @@ class LoadArrivals:
         if next_ns is None or self._stopped.is_set():
             return False
         wait_ns = next_ns - self._clock.now()
-        return not (wait_ns > 0 and self._stopped.wait(wait_ns / 1e9))
+        return not (wait_ns > 0 and self._clock.wait(wait_ns, self._stopped))
 
     def ended(self, job: Job, now_ns: int) -> None:
         """See `Arrivals.ended`."""

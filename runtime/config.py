@@ -38,6 +38,9 @@ class RuntimeOptions(Section):
     """Largest batch that is captured; larger ones run without a graph."""
     compile: bool = False
     """Compile what lies between attention calls with torch.compile."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """Of a replayed trace: cpu is the CPU time that the process was given, for steps on a CPU that other
+    programs use too."""
     kv_gib: PositiveFloat | None = None
     """On the CPU: GiB of memory for KV; null for 2, or for `kv.mem_fraction` of what is free if that is
     less or is given."""

@@ -11,6 +11,7 @@ from itertools import count
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
+from policies.config import ConfigError
 from policies.request import Request
 from policies.tokens import TokenLog
 from runtime.arrivals import LiveQueue
@@ -84,7 +85,12 @@ class Engine:
     ) -> None:
         if sections and config is not None:
             raise TypeError("give a config or sections of one, not both")
-        self.stack = Stack.build(as_config(sections or config, settings), loaded)
+        asked = as_config(sections or config, settings)
+        if asked.runtime.clock != "wall":
+            raise ConfigError(
+                f"runtime.clock: {asked.runtime.clock} is for replayed traces; clients live by the wall's"
+            )
+        self.stack = Stack.build(asked, loaded)
         self._clock = Clock()
         self._queue = LiveQueue(self._clock)
         self._writer = self._open_writer(out, records, overwrite=overwrite)

@@ -14,7 +14,7 @@ from policies.config import ConfigError
 from policies.request import Request
 from policies.tokens import TokenLog
 from runtime.arrivals import LoadArrivals
-from runtime.clock import Clock
+from runtime.clock import Clock, CpuClock
 from runtime.config import as_config
 from runtime.executor import make_executor
 from runtime.jobs import Job
@@ -82,7 +82,7 @@ def replay(
     work = _workload(workload, config.seed, limit, speedup)
     load = _load(work, config.workload)
     stack = Stack.build(config, loaded)
-    clock = Clock()
+    clock = _clock(config, stack)
     maker = _JobMaker(stack)
     writer = open_run(out, stack, records, overwrite=overwrite, workload=maker.describe(work))
     recorder = Recorder(writer, stack.rows)
@@ -219,6 +219,17 @@ def _load(work: Workload, config: WorkloadConfig) -> Load:
         config.loop == "auto" and (work.closed or config.concurrency is not None)
     )
     return ClosedLoop(work, concurrency) if closed else OpenLoop(work)
+
+
+def _clock(config: RuntimeConfig, stack: Stack) -> Clock:
+    if config.runtime.clock == "wall":
+        return Clock()
+    device = stack.forward.device
+    if device.type != "cpu":
+        raise ConfigError(
+            f"runtime.clock: cpu counts the time of steps on the CPU, and the device is {device}; set wall"
+        )
+    return CpuClock()
 
 
 def _status(error: BaseException) -> str:

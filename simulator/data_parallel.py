@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from traces.records.run import Run
     from traces.workload import Workload
 
-PADDED_UP_TO = 512
+LARGEST_GRAPH = 512
 
 
 def simulate_ranks(
@@ -54,7 +54,7 @@ def simulate_ranks(
     settings: Sequence[str] = (),
     latency: LatencyModel | None = None,
     routing: str = "least-loaded",
-    padded_up_to: int = PADDED_UP_TO,
+    padded_up_to: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     records: Collection[str] = ("requests", "steps"),
@@ -68,7 +68,8 @@ def simulate_ranks(
         settings: `section.key=value` settings over the config.
         latency: of one rank's device, instead of what the config says.
         routing: how the front end chooses: `least-loaded` or `round-robin`.
-        padded_up_to: see `Lockstep`.
+        padded_up_to: see `Lockstep`; by default as vLLM captures graphs, up to twice the requests that
+            may run, 512 at most.
         out: the run folder; None keeps the run in memory.
         overwrite: replace the run that `out` holds.
         records: of requests, steps, tokens; requests are always recorded.
@@ -84,6 +85,9 @@ def simulate_ranks(
     work = as_workload(workload, config.seed)
     plan = Plan.of(config)
     clock = Clock()
+    if padded_up_to is None:
+        running = plan.policy.max_running_requests
+        padded_up_to = LARGEST_GRAPH if running == "auto" else min(2 * running, LARGEST_GRAPH)
     devices = Lockstep(clock, latency or plan.latency, ranks, padded_up_to)
     facts = manifest(work, config, plan) | {"ranks": ranks, "routing": routing}
     with RunWriter(out, facts, records, overwrite=overwrite) as writer:

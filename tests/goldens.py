@@ -1,9 +1,10 @@
 """Replay recordings of SGLang 0.5.23's or vLLM 0.32.0's scheduler: does ours decide the same?
 
-    python tests/goldens.py DIR [NAME ...]
+    python tests/goldens.py DIR [NAME ...] [--leap]
 
 DIR holds `*.jsonl.gz` recordings and, for scheduler traces, `workloads/*.json.gz`. Prints a line for
-each recording: `identical`, or the first step and field that differ. Exits 1 if any does.
+each recording: `identical`, or the first step and field that differ. Exits 1 if any does. With `--leap`
+rounds in which nothing is decided are gone through at once, and how many these were is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from goldens_world import ReplayWorld
 
 from policies.accidents import Accidents
 from policies.admission.token_budget import TokenBudget
-from policies.batch import Batch, Events, Inbox, Mode
+from policies.batch import Inbox, Mode
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
 from policies.config import PolicyConfig
@@ -38,6 +39,8 @@ from policies.tokens import TokenLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from policies.batch import Batch, Events, Repetition
 
 FINISH = {
     FinishReason.STOP: "FINISH_MATCHED_TOKEN",
@@ -105,10 +108,13 @@ class GoldenWorld(ReplayWorld):
         scheduler: a scheduler of the recording's policy.
         workload: the recording's workload.
         check: run `check_integrity` after every planning and every commit.
+        leap: go through rounds in which nothing is decided at once.
     """
 
-    def __init__(self, scheduler: Scheduler, workload: dict[str, Any], *, check: bool) -> None:
-        super().__init__(scheduler, check=check)
+    def __init__(
+        self, scheduler: Scheduler, workload: dict[str, Any], *, check: bool, leap: bool
+    ) -> None:
+        super().__init__(scheduler, check=check, leap=leap)
         for item in workload["requests"]:
             request = Request(
                 item["rid"],
@@ -145,7 +151,8 @@ class GoldenWorld(ReplayWorld):
             record["mode"] != "idle" or record["arrived"] or record["finished"]
         ):
             return
-        record["evicted"] = self.s.memory.evicted_tokens - self.evicted
+        evicted = self.s.memory.evicted_tokens
+        record["evicted"], self.evicted = evicted - self.evicted, evicted
         yield record
 
     def _snapshot(self, batch: Batch | None) -> None:
@@ -171,6 +178,39 @@ class GoldenWorld(ReplayWorld):
             "protected": memory.cache.protected,
         }
 
+    def _repeated_records(self, done: Repetition) -> Iterator[dict[str, Any]]:
+        s, rounds = self.s, done.rounds
+        states = zip(
+            *(np.broadcast_to(state, rounds).tolist() for state in done.states()), strict=True
+        )
+        before = self.evicted
+        for i, (ratio, free, evictable, protected, evicted) in enumerate(states):
+            rows = done.batch.later(i + 1 - rounds).decode
+            assert rows is not None
+            self.step += 1
+            yield {
+                "step": self.step,
+                "arrived": [],
+                "finished": [],
+                "mode": "decode",
+                "prefill": [],
+                "decode": [
+                    [r.id, int(n)] for r, n in zip(rows.requests, rows.seq_lens(), strict=True)
+                ],
+                "retracted": [],
+                "requeued": [],
+                "waiting": [r.id for r in s.waiting],
+                "running": [r.id for r in rows.requests],
+                "chunked": None,
+                "full": s.running.full,
+                "ratio": round(ratio, 9),
+                "free": free,
+                "evictable": evictable,
+                "protected": protected,
+                "evicted": evicted - before,
+            }
+            before = evicted
+
     def _note(self, events: Events) -> None:
         if self.record is None:
             return
@@ -188,15 +228,16 @@ def replay_scheduler(
     *,
     check: bool = False,
     indexed: bool = False,
-) -> int:
-    """Replay a scheduler trace; returns the number of steps compared."""
+    leap: bool = False,
+) -> tuple[int, int]:
+    """Replay a scheduler trace; returns the number of steps compared, and of those leapt over."""
     config = header["config"]
     policy = policy_of(config)
     with gzip.open(folder / "workloads" / f"{header['workload']}.json.gz", "rt") as file:
         workload = json.load(file)
     capacity = config["kv_pool_tokens"]
     pool = IndexedPool(capacity, policy.page_size, policy.max_running_requests) if indexed else None
-    world = GoldenWorld(Scheduler(policy, capacity, pool), workload, check=check)
+    world = GoldenWorld(Scheduler(policy, capacity, pool), workload, check=check, leap=leap)
     ours = world.run()
     steps = 0
     for theirs in lines:
@@ -215,20 +256,26 @@ def replay_scheduler(
     if extra is not None:
         msg = f"step {extra['step']}: the recording ends, the replay goes on ({extra['mode']})"
         raise Difference(msg)
-    return steps
+    return steps, world.leapt
 
 
 def replay_vllm(
-    header: dict[str, Any], lines: list[dict[str, Any]], folder: Path, *, check: bool = False
-) -> int:
-    """Replay a trace of vLLM's scheduler; returns the number of iterations compared."""
+    header: dict[str, Any],
+    lines: list[dict[str, Any]],
+    folder: Path,
+    *,
+    check: bool = False,
+    leap: bool = False,
+) -> tuple[int, int]:
+    """Replay a trace of vLLM's scheduler; returns as `replay_scheduler`, of iterations."""
     with gzip.open(folder / "workloads" / f"{header['workload']}.json.gz", "rt") as file:
         workload = json.load(file)
-    ours = goldens_vllm.VLLMWorld(header, workload, check=check).run()
+    world = goldens_vllm.VLLMWorld(header, workload, check=check, leap=leap)
+    ours = world.run()
     steps = 0
     for theirs in lines:
         if theirs.get("summary"):
-            return steps
+            break
         record = next(ours, None)
         if record is None:
             msg = f"step {theirs['step']}: the replay ended early"
@@ -238,7 +285,7 @@ def replay_vllm(
             msg = f"step {theirs['step']}: {difference}"
             raise Difference(msg)
         steps += 1
-    return steps
+    return steps, world.leapt
 
 
 # -- radix operations ---------------------------------------------------------------------------
@@ -435,7 +482,8 @@ def replay_file(path: Path, **options: bool) -> str:
     Args:
         path: the recording.
         options: `check` runs the integrity check at every step of a scheduler trace, `indexed`
-            gives the scheduler an allocator with real page numbers.
+            gives the scheduler an allocator with real page numbers, `leap` goes through rounds in
+            which nothing is decided at once.
 
     Raises:
         Difference: where the replay and the recording part.
@@ -444,11 +492,12 @@ def replay_file(path: Path, **options: bool) -> str:
         lines = [json.loads(line) for line in file]
     match lines[0]["kind"]:
         case "sched":
-            steps = replay_scheduler(lines[0], lines[1:], path.parent, **options)
-            return f"{steps} steps"
+            steps, leapt = replay_scheduler(lines[0], lines[1:], path.parent, **options)
+            return f"{steps} steps" + _leapt(leapt, options)
         case "vllm-sched":
             options.pop("indexed", None)  # blocks are always numbered there
-            return f"{replay_vllm(lines[0], lines[1:], path.parent, **options)} iterations"
+            steps, leapt = replay_vllm(lines[0], lines[1:], path.parent, **options)
+            return f"{steps} iterations" + _leapt(leapt, options)
         case "radix":
             starts = [i for i, line in enumerate(lines) if "kind" in line] + [len(lines)]
             runs = [lines[a:b] for a, b in pairwise(starts)]
@@ -462,8 +511,14 @@ def replay_file(path: Path, **options: bool) -> str:
             raise Difference(msg)
 
 
+def _leapt(rounds: int, options: dict[str, bool]) -> str:
+    return f", {rounds} of them leapt over" if options.get("leap") else ""
+
+
 def main(arguments: list[str]) -> int:
     """Replay all recordings of a folder, or those named."""
+    leap = "--leap" in arguments
+    arguments = [argument for argument in arguments if argument != "--leap"]
     if not arguments:
         print(__doc__)
         return 2
@@ -478,7 +533,7 @@ def main(arguments: list[str]) -> int:
     different = 0
     for path in paths:
         try:
-            print(f"{path.name}: identical ({replay_file(path)})", flush=True)
+            print(f"{path.name}: identical ({replay_file(path, leap=leap)})", flush=True)
         except Difference as difference:
             different += 1
             print(f"{path.name}: {difference}", flush=True)

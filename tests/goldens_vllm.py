@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from goldens_world import ReplayWorld
 
 from policies.batch import Batch, Events, Inbox, Mode, StepResult
@@ -16,7 +18,9 @@ from policies.tokens import TokenLog
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from policies.batch import Repetition
     from policies.batching.decode_first import DecodeFirst
+    from policies.effects import Repeated
     from policies.kv.block_memory import BlockMemory
 
 
@@ -50,14 +54,72 @@ def policy_of(config: dict[str, Any]) -> PolicyConfig:
     )
 
 
+class _Before:
+    """The blocks as they stood before rounds that went by at once; then, round by round, as they were.
+
+    Which blocks each member was given is read from what it holds afterwards.
+    """
+
+    def __init__(self, memory: BlockMemory, *, known_ahead: int) -> None:
+        self._size = memory.page_size
+        self._caching = memory.pool.caching
+        self._known_ahead = known_ahead
+        self._queue = memory.pool.queue()
+        self._hash = dict(enumerate(memory.pool._hash))  # of each block
+        self._found = Counter(value for value in self._hash.values() if value is not None)
+        self._registered: dict[Request, int] = {}
+
+    def hold(self, request: Request) -> None:
+        """Note how many blocks of a member can be found before the rounds."""
+        self._registered[request] = request.registered
+
+    def step(self, request: Request, place: int) -> list[int]:
+        """A member writes the token at a place; returns the blocks it was given for it."""
+        given = []
+        if place % self._size == 0:
+            block = request.blocks[place // self._size]
+            if block != self._queue.pop(0)[0]:
+                raise AssertionError(
+                    f"{request} was given block {block}, not the first in the queue"
+                )
+            self._lose(self._hash[block])
+            self._hash[block] = None
+            given.append(block)
+        full = (place + self._known_ahead) // self._size
+        for i in range(self._registered[request], full if self._caching else 0):
+            block, value = request.blocks[i], request.hashes[i]
+            self._hash[block] = value
+            self._found[value] += 1
+        self._registered[request] = max(full, self._registered[request])
+        return given
+
+    def _lose(self, value: bytes | None) -> None:
+        if value is not None:
+            self._found[value] -= 1
+            if not self._found[value]:
+                del self._found[value]
+
+    @property
+    def cached(self) -> int:
+        """Different hashes that can be found."""
+        return len(self._found)
+
+    @property
+    def fq(self) -> int:
+        """The free queue's checksum."""
+        return _checksum(self._queue)
+
+
 class VLLMWorld(ReplayWorld):
     """Makes the records of vLLM's recordings, one for each engine iteration."""
 
-    def __init__(self, header: dict[str, Any], workload: dict[str, Any], *, check: bool) -> None:
+    def __init__(
+        self, header: dict[str, Any], workload: dict[str, Any], *, check: bool, leap: bool
+    ) -> None:
         config = header["config"]
         policy = policy_of(config)
         capacity = (config["num_blocks"] - 1) * config["block_size"]
-        super().__init__(Scheduler(policy, capacity), check=check)
+        super().__init__(Scheduler(policy, capacity), check=check, leap=leap)
         self.batching: DecodeFirst = self.s.batching  # type: ignore[assignment]
         self.memory: BlockMemory = self.s.memory
         self.aborts: list[tuple[int, str]] = []
@@ -133,10 +195,52 @@ class VLLMWorld(ReplayWorld):
         }
 
     def _pool(self) -> dict[str, int]:
-        queue = ",".join(
-            f"{b}c" if findable else str(b) for b, findable in self.memory.pool.queue()
-        )
-        return {"free": self.memory.pool.free, "fq": zlib.crc32(queue.encode())}
+        return {"free": self.memory.pool.free, "fq": _checksum(self.memory.pool.queue())}
+
+    def _next_event(self) -> int | None:
+        aborts = [at for at, _ in self.aborts]
+        return min([*self.arrivals, *aborts], default=None)
+
+    def _repeat(self, batch: Batch, at_most: int) -> Repeated:
+        self.before = _Before(self.memory, known_ahead=0 if self.s.overlapped else 1)
+        for request in self.s.running:
+            self.before.hold(request)
+        return super()._repeat(batch, at_most)
+
+    def _repeated_records(self, done: Repetition) -> Iterator[dict[str, Any]]:
+        before, rounds = self.before, done.rounds
+        states = done.states()
+        tokens = np.broadcast_to(states.free_tokens + states.evictable_tokens, rounds)
+        for i, free in enumerate((tokens // self.memory.page_size).tolist()):
+            rows = done.batch.later(i + 1 - rounds).decode
+            assert rows is not None
+            places = dict(zip(rows.requests, (rows.seq_lens() - 1).tolist(), strict=True))
+            active = [r.id for r in self.batching.active]
+            waiting = [r.id for r in self.s.waiting]
+            self.step += 1
+            running = [[r.id, places[r], 1] for r in self.batching.active]
+            blocks = [before.step(r, places[r]) for r in rows.requests]
+            pool = {"free": free, "fq": before.fq}
+            yield {
+                "step": self.step,
+                "arrived": [],
+                "aborted": [],
+                "sched": {
+                    "running": running,
+                    "admitted": [],
+                    "preempted": [],
+                    "blocks": blocks,
+                    "flush_finished": [],
+                    "cached": before.cached,
+                    "waiting": waiting,
+                    "run_after": active,
+                    **pool,
+                },
+                "processed": True,
+                "emitted": len(rows),
+                "finished": [],
+                "end": {**pool, "waiting": waiting, "running": active},
+            }
 
     def _emit(self, batch: Batch) -> StepResult:
         assert self.record is not None
@@ -172,6 +276,12 @@ class VLLMWorld(ReplayWorld):
                 "running": [r.id for r in self.batching.active],
             }
             yield record
+
+
+def _checksum(queue: list[tuple[int, bool]]) -> int:
+    """Of a free queue, as recorded."""
+    text = ",".join(f"{block}c" if findable else str(block) for block, findable in queue)
+    return zlib.crc32(text.encode())
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The world that recordings of either engine are replayed in.
 
-Its clock counts iterations of the engine's loop, and its model is the recordings' fake one.
+Its clock counts iterations of the engine's loop, and its model is the recordings' fake one. It can walk,
+round by round, or go through as many rounds at once as the scheduler and the recording allow; then
+the records of those rounds are made from what `Repeat` leaves behind.
 """
 
 from __future__ import annotations
@@ -11,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.batch import StepResult
-from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report, Sleep
+from policies.effects import (
+    NOT_REPEATED,
+    Collect,
+    Launch,
+    Receive,
+    Repeat,
+    Repeated,
+    Report,
+    Sleep,
+)
 from policies.loops import LOOPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policies.batch import Batch, Events, Inbox
+    from policies.batch import Batch, Events, Inbox, Repetition
     from policies.request import Request
     from policies.scheduler import Scheduler
 
@@ -31,11 +42,17 @@ class ReplayWorld:
     Args:
         scheduler: a scheduler of the recording's policy.
         check: run `check_integrity` after every planning and every commit.
+        leap: go through rounds in which nothing is decided at once.
+
+    Attributes:
+        leapt: rounds that were gone through at once.
     """
 
-    def __init__(self, scheduler: Scheduler, *, check: bool) -> None:
+    def __init__(self, scheduler: Scheduler, *, check: bool, leap: bool) -> None:
         self.s = scheduler
         self.check = check
+        self.leap = leap
+        self.leapt = 0
         self.step = -1
         self.record: dict[str, Any] | None = None
         self.outputs: dict[str, list[int]] = {}
@@ -58,10 +75,14 @@ class ReplayWorld:
                     answer = batch
                 case Collect(batch):
                     answer = self._emit(batch)
+                case Report(events) if events.repeated is not None:
+                    yield from self._repeated_records(events.repeated)
                 case Report(events):
                     self._note(events)
-                case Repeat():
-                    answer = NOT_REPEATED
+                case Repeat(batch, at_most):
+                    answer = self._repeat(batch, at_most) if self.leap else NOT_REPEATED
+                    if answer.rounds:
+                        yield from self._finished_record()
                 case Sleep():
                     yield from self._finished_record()
                     if not self.arrivals:
@@ -86,7 +107,35 @@ class ReplayWorld:
         """The record of the iteration that ends, if it is to be compared."""
         raise NotImplementedError
 
+    def _repeated_records(self, done: Repetition) -> Iterator[dict[str, Any]]:
+        """The records of rounds that went by at once."""
+        raise NotImplementedError
+
+    def _next_event(self) -> int | None:
+        """The next iteration in which something comes in, if any does."""
+        return min(self.arrivals, default=None)
+
+    def _repeat(self, batch: Batch, at_most: int) -> Repeated:
+        """Go through rounds until something comes in, or a result would stop a sequence."""
+        event = self._next_event()
+        if event is not None:
+            at_most = min(at_most, event - self.step - 1)
+        # under `overlapped` the step in flight is collected first, and the last one stays in flight
+        first = 0 if self.s.overlapped else 1
+        rounds = 0
+        while rounds < at_most and not self._sample(batch.later(first + rounds)).stops:
+            rounds += 1
+        if rounds == 0:
+            return NOT_REPEATED
+        self.leapt += rounds
+        last = batch.later(rounds)
+        return Repeated(rounds, last, last)
+
     def _emit(self, batch: Batch) -> StepResult:
+        """The result of a batch, as it is collected."""
+        return self._sample(batch)
+
+    def _sample(self, batch: Batch) -> StepResult:
         rows = [(i.request, i.seq_len) for i in batch.prefill if i.samples]
         if batch.decode is not None:
             lens = batch.decode.seq_lens().tolist()

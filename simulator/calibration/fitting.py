@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 LEAST_STEPS: Final = 50
 MOST_STEPS: Final = 8_000
 """More steps are thinned to so many: a fit does not get better, only slower."""
-TRAITS: Final = ("model", "device", "world", "attention backend", "dtype", "use of CUDA graphs")
+TRAITS: Final = (
+    "model",
+    "device",
+    "world",
+    "attention backend",
+    "dtype",
+    "use of CUDA graphs",
+    "clock",
+)
 """What runs have to share."""
 
 
@@ -130,7 +138,14 @@ def _traits(run: Run) -> tuple[Any, ...]:
         resolved.get("attention", {}).get("name"),
         resolved.get("dtype"),
         bool(resolved.get("cuda_graphs")),
+        _clock(run),
     )
+
+
+def _clock(run: Run) -> str:
+    """What times of a run are counted on; a simulated run has no such choice."""
+    config = run.manifest.get("config") or {}
+    return str((config.get("runtime") or {}).get("clock", "wall"))
 
 
 def _range(values: NDArray[np.int64]) -> tuple[int, int]:
@@ -182,6 +197,10 @@ def _approximations(
         )
     if thin > 1:
         found.append(f"every {thin}th step was used")
+    if _clock(runs[0]) != "wall":
+        found.append(
+            "times are CPU time of the runs' process: a machine that does other work takes longer"
+        )
     versions = [run.manifest.get("versions") for run in runs]
     if any(version != versions[0] for version in versions):
         found.append("the runs were made with different versions of software; see provenance")

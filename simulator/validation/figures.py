@@ -145,6 +145,8 @@ def _rates(real: RealRun, simulated: RealRun) -> Sequence[Figure]:
     if any(np.isnan(e).all() for e in ends):
         return []
     spans = [float(np.nanmax(e)) for e in ends]
+    if not all(spans):
+        return []
     tokens = [sum(r.output_tokens for r in run.requests) for run in (real, simulated)]
     counts = [len(run.requests) for run in (real, simulated)]
     return [

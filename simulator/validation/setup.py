@@ -158,12 +158,13 @@ def _as_recorded(run: RealRun, model: str | None, device: str | None) -> Setup:
     capacity = manifest.get("kv_capacity_tokens")
     if capacity is not None:
         config["kv"] = {**config.get("kv", {}), "capacity_tokens": capacity}
-    if model is not None:
-        config["model"] = {**config.get("model", {}), "path": model}
+    assumed: list[Assumption] = []
+    section = {k: v for k, v in config.get("model", {}).items() if v != "auto"}
+    shape = _model(model or section.get("path", DEFAULT_MODEL), assumed)
+    config["model"] = {**section, "path": shape.name if assumed else model or section["path"]}
     if device is not None:
         config["device"] = {"name": device}
-    shape = _model(config.get("model", {}).get("path"), [])
-    return Setup(config, shape, Parallel(), int(manifest.get("ranks", 1)), ())
+    return Setup(config, shape, Parallel(), int(manifest.get("ranks", 1)), tuple(assumed))
 
 
 def kv_tokens(

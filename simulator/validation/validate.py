@@ -181,8 +181,8 @@ def compared(real: RealRun, question: Question, keep: Path) -> Compared:
     config = dict(setup.config)
     if question.profile is not None:
         config["latency"] = latency_section(question.profile, setup, real, keep, question.link)
-        if config["latency"]["model"] == "calibrated":
-            config.setdefault("host", {"profile": question.profile})
+        if config["latency"]["model"] == "calibrated" and not config.get("host"):
+            config["host"] = {"profile": question.profile}
     workload = real.workload
     if question.arrivals_as_measured:
         workload = measured_arrivals(real) or workload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 goldens: Any = import_module("tests.goldens")  # the program, beside the folder of that name
 Difference: type[Exception] = goldens.Difference
@@ -32,6 +33,13 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.jsonl.gz"))
 
 
+def leapt(compared: str) -> int:
+    """How many rounds a replay says that it has leapt over."""
+    found = re.search(r"(\d+) of them leapt over", compared)
+    assert found is not None
+    return int(found[1])
+
+
 def scheduler_traces(folder: Path) -> list[Any]:
     """One of each workload: its most interesting settings are the last by name."""
     last = {p.name.partition(".")[0]: p for p in _paths(folder) if ".p" in p.name}
@@ -44,6 +52,12 @@ def test_a_committed_recording_replays(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in _paths(COMMITTED) if ".p" in p.name], ids=str)
+def test_a_committed_recording_replays_leapt(path: Path) -> None:
+    compared = replay_file(path, leap=True, check=path.name.startswith(("keys", "prio")))
+    assert leapt(compared) > 50
+
+
+@pytest.mark.parametrize("path", [p for p in _paths(COMMITTED) if ".p" in p.name], ids=str)
 def test_real_pages_and_checked_invariants_change_nothing(path: Path) -> None:
     replay_file(path, indexed=True, check=path.name.startswith(("keys", "prio")))
 
@@ -52,6 +66,12 @@ def test_real_pages_and_checked_invariants_change_nothing(path: Path) -> None:
 @pytest.mark.parametrize("path", recordings(ALL))
 def test_every_recording_replays(path: Path) -> None:
     replay_file(path)
+
+
+@pytest.mark.skipif(not ALL.exists(), reason="the full set of recordings is not here")
+@pytest.mark.parametrize("path", [p for p in _paths(ALL) if ".p" in p.name], ids=str)
+def test_every_recording_replays_leapt(path: Path) -> None:
+    assert leapt(replay_file(path, leap=True)) > 50
 
 
 @pytest.mark.skipif(not ALL.exists(), reason="the full set of recordings is not here")
@@ -97,6 +117,40 @@ def test_a_planted_difference_is_found_where_it_is(folder: Path, field: str, val
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("decode", []),
+        ("ratio", 0.123),
+        ("waiting", ["nobody"]),
+        ("free", -1),
+        ("evictable", -1),
+        ("protected", -1),
+        ("evicted", 10**6),
+    ],
+)
+def test_a_planted_difference_is_found_in_a_round_leapt_over(
+    folder: Path, field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over: list[int] = []
+    records = goldens.GoldenWorld._repeated_records
+
+    def noted(world: Any, done: Any) -> Iterator[Any]:
+        for record in records(world, done):
+            over.append(record["step"])
+            yield record
+
+    monkeypatch.setattr(goldens.GoldenWorld, "_repeated_records", noted)
+    name = f"{SMALL}.jsonl.gz"
+    replay_file(COMMITTED / name, leap=True)
+    step = over[len(over) // 2]
+    lines = [json.loads(x) for x in gzip.decompress((COMMITTED / name).read_bytes()).splitlines()]
+    at = next(i for i, line in enumerate(lines) if line.get("step") == step)
+    rewrite(COMMITTED / name, folder / name, at, lambda r: r.update({field: value}))
+    with pytest.raises(Difference, match=rf"^step {step}: {field}: recorded "):
+        replay_file(folder / name, leap=True)
+
+
+@pytest.mark.parametrize(
     ("name", "line", "change", "found"),
     [
         ("radix_ops", 100, lambda r: r["res"].update(evictable=-1), "operation 99 .*evictable"),
@@ -124,6 +178,13 @@ def test_main_says_identical_and_exits_0(capsys: pytest.CaptureFixture[str]) -> 
     assert main([str(COMMITTED), SMALL, "radix_ops"]) == 0
     out = capsys.readouterr().out
     assert f"{SMALL}.jsonl.gz: identical (440 steps)" in out
+    assert "2 of 2 identical" in out
+
+
+def test_main_says_how_many_rounds_were_leapt_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(COMMITTED), "--leap", SMALL, "radix_ops"]) == 0
+    out = capsys.readouterr().out
+    assert f"{SMALL}.jsonl.gz: identical (440 steps, 112 of them leapt over)" in out
     assert "2 of 2 identical" in out
 
 

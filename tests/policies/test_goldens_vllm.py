@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 goldens: Any = import_module("tests.goldens")  # the program, beside the folder of that name
 Difference: type[Exception] = goldens.Difference
@@ -38,10 +38,18 @@ def test_a_committed_recording_replays_with_checked_invariants(path: Path) -> No
     replay_file(path, check=True)
 
 
+@pytest.mark.parametrize("path", recordings(COMMITTED))
+def test_a_committed_recording_replays_leapt(path: Path) -> None:
+    compared = replay_file(path, check=True, leap=True)
+    # in the smallest one somebody is computing a prompt all the time
+    assert (", 0 of them leapt over" in compared) == path.name.startswith("phantom2")
+
+
 @pytest.mark.skipif(not ALL.exists(), reason="the full set of recordings is not here")
 @pytest.mark.parametrize("path", recordings(ALL))
-def test_every_recording_replays(path: Path) -> None:
-    replay_file(path)
+@pytest.mark.parametrize("leap", [False, True], ids=["walked", "leapt"])
+def test_every_recording_replays(path: Path, leap: bool) -> None:
+    replay_file(path, leap=leap)
 
 
 # -- a difference is found ----------------------------------------------------------------------
@@ -79,6 +87,44 @@ def test_a_planted_difference_is_found_where_it_is(
     path = rewrite(SMALL, tmp_path, 8, change)
     with pytest.raises(Difference, match=rf"^step 7: {field}: recorded "):
         replay_file(path)
+
+
+LEAPT = "edge80.fcfs.b16.small.sync"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda r: r["sched"]["running"][0].__setitem__(1, 7), "sched.running"),
+        (lambda r: r["sched"]["blocks"][0].append(1), "sched.blocks"),
+        (lambda r: r["sched"].update(cached=3), "sched.cached"),
+        (lambda r: r["sched"].update(fq=1), "sched.fq"),
+        (lambda r: r["sched"].update(free=1), "sched.free"),
+        (lambda r: r["end"].update(fq=1), "end.fq"),
+        (lambda r: r.update(emitted=99), "emitted"),
+    ],
+)
+def test_a_planted_difference_is_found_in_a_round_leapt_over(
+    tmp_path: Path, change: Callable[[Any], object], field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over: list[int] = []
+    world = goldens.goldens_vllm.VLLMWorld
+    records = world._repeated_records
+
+    def noted(self: Any, done: Any) -> Iterator[Any]:
+        for record in records(self, done):
+            over.append(record["step"])
+            yield record
+
+    monkeypatch.setattr(world, "_repeated_records", noted)
+    name = f"{LEAPT}.jsonl.gz"
+    replay_file(COMMITTED / name, leap=True)
+    step = over[len(over) // 2]
+    lines = gzip.decompress((COMMITTED / name).read_bytes()).splitlines()
+    at = next(i for i, line in enumerate(lines) if json.loads(line).get("step") == step)
+    path = rewrite(LEAPT, tmp_path, at, change)
+    with pytest.raises(Difference, match=rf"^step {step}: {field}: recorded "):
+        replay_file(path, leap=True)
 
 
 def test_without_its_accident_the_scheduler_parts_from_the_recording_of_it(

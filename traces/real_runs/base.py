@@ -54,7 +54,7 @@ class RealSeries:
     Attributes:
         time_s: the end of each interval, from the first arrival.
         output_tokens_per_s: sampled in the interval.
-        prompt_tokens_per_s: computed in the interval.
+        prompt_tokens_per_s: of prompts, in the interval; engines count them when they end or as computed.
         running: requests at its end.
         waiting: requests at its end.
         kv_share: share of the KV memory in use at its end, 0 to 1.

@@ -135,7 +135,7 @@ def _workload(folder: Path, meta: Row) -> Path:
     raise TraceError(
         folder / "meta.json",
         f"{str(name)!r}, which is in none of the folders above",
-        "the workload there, or given as --workload FILE",
+        "the workload there, or given by its path (--trace)",
         field="dataset_path",
     )
 

@@ -147,7 +147,10 @@ def _logged(run: Run, path: Path, first: int) -> Workload:
                 session=_text(request["session"]),
             )
         )
-    made.sort(key=lambda request: request.arrival_ns)
+    log = run.decisions
+    came = log["request_id"][log["event"] == "arrival"].tolist()
+    place = {name: i for i, name in enumerate(came)}  # of one instant, in the order they came
+    made.sort(key=lambda request: (request.arrival_ns, place[request.id]))
     return Workload(run.name, made, {"path": str(path), "format": "run"})
 
 

@@ -138,3 +138,11 @@ def test_the_time_until_a_device_begins_and_a_host_notices_is_not_lost(run: Run)
     slower = changed(run, host_collect_ns=raw["host_collect_ns"] - 40_000)
     assert (Steps.of(slower).wake_ns[waits] == 40_000).all()
     assert (before.between_ns[before.between_ns >= 0] == 0).all()
+
+
+def test_a_run_on_cpu_time_is_told_and_not_mixed_with_others(run: Run) -> None:
+    config = {**run.manifest["config"], "runtime": {"clock": "cpu"}}
+    other = changed(run, {"config": config})
+    with pytest.raises(CalibrationError, match="differ in clock: wall and cpu"):
+        calibrate([run, other])
+    assert any("CPU time" in said for said in calibrate([other]).profile.approximations)
