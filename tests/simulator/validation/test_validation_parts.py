@@ -1,0 +1,237 @@
+"""Validation: what is compared, what is assumed, and whether the parts say what is true."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policies.config import ConfigError
+from policies.model_shape import ModelShape
+from simulator.calibration.steps import Steps
+from simulator.devices import Device
+from simulator.operators.shards import Parallel
+from simulator.simulation import simulate
+from simulator.validation.answer import answers
+from simulator.validation.budget import budget, measured_arrivals
+from simulator.validation.figures import figures
+from simulator.validation.replay import link_of, replay
+from simulator.validation.retime import retimed
+from simulator.validation.series import series
+from simulator.validation.setup import kv_tokens, setup_of
+from simulator.validation.spread import check_repeats, spreads
+from traces.generate import generate
+from traces.real_runs.base import EngineSettings, RealRequest, RealRun
+from traces.real_runs.our_run import from_run
+
+MS = 1_000_000
+RECORDS = ("requests", "steps", "tokens", "decisions")
+TRUTH = {
+    "preset": "vllm",
+    "device": {"name": "h200"},
+    "kv": {"capacity_tokens": 30_000},
+    "policy": {"context_limit": 8_192},
+}
+
+
+def real(latencies_ms: list[tuple[int, int]], name: str = "real") -> RealRun:
+    """Requests 10 ms apart of 11 tokens, with these TTFT and E2E."""
+    work = generate("mooncake-conversation", n=len(latencies_ms), seed=0)
+    requests = tuple(
+        RealRequest(r.id, len(r.prompt), 11, 10 * i * MS, ttft * MS, e2e * MS)
+        for i, (r, (ttft, e2e)) in enumerate(zip(work, latencies_ms, strict=True))
+    )
+    return RealRun(name, "made", Path(name), requests, work)
+
+
+@pytest.fixture(scope="module")
+def served():
+    """A run that stands for a real one, short of memory, every decision recorded."""
+    work = generate("azure-conversation", n=250, seed=5, rate=15.0)
+    return from_run(simulate(work, TRUTH, records=RECORDS), Path("served"))
+
+
+def test_an_error_is_the_simulated_value_over_the_real_one():
+    found = figures(real([(10, 110), (20, 220)]), real([(11, 121), (22, 242)]))
+    assert found.of("ttft").error == pytest.approx(0.1)
+    assert found.of("tpot", "p99").error == pytest.approx(0.1)
+    assert found.of("e2e").real == pytest.approx(165)
+    assert found.unknown == ("itl",)
+
+
+def test_requests_are_compared_with_themselves():
+    whole, part = real([(10, 110), (20, 220)]), real([(10, 110), (20, 220)])
+    part = replace(part, requests=part.requests[1:])
+    found = figures(whole, part)
+    assert (found.requests, found.only_real) == (1, 1)
+    assert found.of("ttft").error == 0
+    with pytest.raises(ValueError, match="no request of the same id"):
+        figures(whole, replace(part, requests=()))
+
+
+def test_over_time_every_token_is_somewhere():
+    run = real([(5, 105), (10, 60), (7, 207)])
+    found = {one.name: one for one in series(run, run)}
+    tokens = found["output tokens"]
+    width = tokens.time_s[1] - tokens.time_s[0]
+    assert tokens.real.sum() * width == pytest.approx(3 * 11)
+    assert all(one.error == 0 for one in found.values())
+    decoding = found["requests in decode"]
+    assert decoding.real.sum() * width == pytest.approx((100 + 50 + 200) / 1e3)
+
+
+def test_settings_that_a_run_does_not_say_are_told_as_assumptions():
+    engine = EngineSettings("vllm", model="meta-llama/Llama-3.1-8B", device="RTXPRO6000")
+    run = replace(real([(1, 2)]), engine=engine)
+    other = replace(run, name="other", engine=replace(engine, context_limit=4096, kv_tokens=777))
+    setup = setup_of(run, like=other)
+    told = {one.key: one for one in setup.assumptions}
+    assert told["context_limit"].why == "as in other"
+    assert "kv.capacity_tokens" in told  # memory is never taken from another GPU's run
+    assert setup.config["kv"]["capacity_tokens"] != 777
+    assert setup.config["policy"]["context_limit"] == 4096
+
+
+def test_models_and_devices_are_found_by_the_names_engines_write():
+    engine = EngineSettings(
+        "vllm",
+        model="Qwen/Qwen3-30B-A3B-Instruct-2507",
+        device="NVIDIA GeForce RTX 4090",
+        data_parallel=2,
+        expert_parallel=True,
+        kv_tokens=1000,
+        context_limit=1000,
+    )
+    setup = setup_of(replace(real([(1, 2)]), engine=engine))
+    assert setup.model.name == "Qwen/Qwen3-30B-A3B"
+    assert setup.config["device"] == {"name": "rtx4090"}
+    assert (setup.parallel, setup.ranks) == (Parallel(tp=1, ep=2), 2)
+
+
+def test_what_cannot_be_simulated_is_said():
+    run = real([(1, 2)])
+    with pytest.raises(ConfigError, match="--config"):
+        setup_of(run)
+    dense = EngineSettings("vllm", model="Qwen/Qwen3-8B", device="h200", data_parallel=2)
+    with pytest.raises(ConfigError, match="engines of their own"):
+        setup_of(replace(run, engine=dense))
+    with pytest.raises(ConfigError, match="--device"):
+        setup_of(replace(run, engine=EngineSettings("vllm", model="Qwen/Qwen3-8B")))
+
+
+def test_memory_of_a_split_model():
+    model, device = ModelShape.load("Qwen/Qwen3-32B"), Device.load("h100")
+    one, two = (kv_tokens(model, device, Parallel(tp=tp), 0.9) for tp in (1, 2))
+    # half the weights and half the KV of a token on each GPU
+    assert two > 4 * one
+    experts = ModelShape.load("Qwen/Qwen3-30B-A3B")
+    shared = kv_tokens(experts, device, Parallel(ep=2), 0.9)
+    freed = experts.routed_parameters  # bf16, half of them gone
+    gained = shared - kv_tokens(experts, device, Parallel(), 0.9)
+    assert gained == pytest.approx(freed / experts.kv_bytes_per_token(), rel=1e-3)
+
+
+def test_a_link_has_as_many_hops_as_a_ring():
+    engine = EngineSettings("vllm", link_latency_ns=1000.0, link_gigabytes_per_s=16.0)
+    run = replace(real([(1, 2)]), engine=engine)
+    assert link_of(run, Parallel(tp=2)).latency_ns == 2000
+    assert link_of(run, Parallel(ep=2)).latency_ns == 1000
+    assert link_of(run, Parallel()) is None
+
+
+@pytest.mark.parametrize("overlap", ["overlapped", "serial"])
+def test_recorded_decisions_with_recorded_times_are_the_recorded_run(overlap):
+    work = generate("azure-conversation", n=80, seed=6)
+    config = TRUTH | {"policy": {"overlap": overlap}}
+    run = from_run(simulate(work, config, records=RECORDS), Path("run"))
+    steps = Steps.of(run.run)
+    again = retimed(run, steps.duration_ns, steps.host_ns)
+    assert again.latency("ttft").tolist() == run.latency("ttft").tolist()
+    assert again.latency("e2e").tolist() == run.latency("e2e").tolist()
+    slower = retimed(run, 2 * steps.duration_ns, steps.host_ns)
+    assert (slower.latency("e2e") > run.latency("e2e")).all()
+
+
+def test_the_same_config_simulates_the_run_without_error(served):
+    setup = setup_of(served)
+    made = replay(served.workload, setup.config)
+    found = figures(served, made.run)
+    assert [row.error for row in found.rows] == pytest.approx([0.0] * len(found.rows))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"kv": {"capacity_tokens": 12_000}}, "KV capacity"),
+        ({"device": {"name": "a100"}}, "step durations"),
+    ],
+)
+def test_the_budget_finds_the_part_that_is_wrong(served, tmp_path, wrong, part):
+    config = setup_of(served).config | wrong
+    base = figures(served, replay(served.workload, config).run)
+    assert abs(base.of("e2e").error) > 0.1
+    found = budget(served, config, tmp_path, base=base)
+    named = {one.name: one for one in found.parts}
+    assert abs(named[part].errors["e2e"]) < 0.05
+    others = [one for one in named.values() if one.name not in (part, "decisions", "all of these")]
+    assert all(abs(one.errors["e2e"]) > 0.05 for one in others)
+    assert abs(named["all of these"].errors["e2e"]) < 0.05
+
+
+def test_parts_that_were_not_measured_are_named(tmp_path):
+    run = replace(real([(10, 110)] * 4), concurrency=2)
+    config = {"kv": {"capacity_tokens": 60_000}}
+    base = figures(run, replay(run.workload, config).run)
+    parts = {one.name: one for one in budget(run, config, tmp_path, base=base).parts}
+    assert not parts["step durations"].known
+    assert "not recorded" in parts["KV capacity"].note
+    assert "follow from the answers" in parts["arrival times"].note
+
+
+def test_measured_arrivals_take_the_place_of_those_planned():
+    run = real([(1, 2)] * 3)
+    assert [r.arrival_ns for r in measured_arrivals(run)] == [0, 10 * MS, 20 * MS]
+    assert measured_arrivals(replace(run, concurrency=3)) is None
+
+
+def test_repeats_tell_the_real_system_s_own_spread():
+    one, two = real([(10, 110)] * 3), real([(12, 112)] * 3)
+    found = {
+        (s.metric, s.statistic): s
+        for s in spreads([figures(one, real([(11, 111)] * 3)), figures(two, real([(11, 111)] * 3))])
+    }
+    ttft = found["ttft", "mean"]
+    assert (ttft.lowest, ttft.highest, ttft.simulated) == (10, 12, 11)
+    assert ttft.within
+    assert ttft.spread == pytest.approx(1 / 11)
+    with pytest.raises(ValueError, match="two or more"):
+        spreads([figures(one, two)])
+    changed = replace(two, requests=(replace(two.requests[0], prompt_tokens=1),))
+    with pytest.raises(ValueError, match="no repeat"):
+        check_repeats([one, changed])
+
+
+def test_an_answer_holds_where_sign_and_size_agree():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 20, 144).tolist()
+
+    def run(ttft: int) -> RealRun:
+        return real([(ttft + n, ttft + n + 500) for n in noise])
+
+    def verdict(real_change: int, simulated_change: int) -> str:
+        pair = (run(100), run(100 + real_change)), (run(100), run(100 + simulated_change))
+        return answers(*pair)[0].verdict
+
+    assert verdict(-50, -50) == "holds"
+    assert verdict(-50, -5) == "holds, other size"
+    assert verdict(-50, 50) == "does not hold"
+    assert verdict(0, -50) == "nothing to hold"
+
+
+def test_errors_of_nothing_are_no_number():
+    found = figures(real([(0, 0)]), real([(1, 1)]))
+    assert math.isnan(found.of("ttft").error)
+    assert found.of("ttft").to_dict()["error"] is None
