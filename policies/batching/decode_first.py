@@ -19,6 +19,7 @@ from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import ContextIntake
 from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
 from policies.batching.base import Batching
+from policies.batching.block_pressure import stays_stuck, victim_of
 from policies.batching.step import Step
 from policies.kv.block_memory import BlockMemory
 from policies.orders.fcfs import FCFS
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from policies.kv.pool import KVPool
     from policies.request import Request
     from policies.scheduler import Scheduler
-
-_MOST = 65_536  # rounds gone through at once, at most
 
 
 @BATCHINGS.register("decode-first")
@@ -85,6 +84,9 @@ class DecodeFirst(Batching):
         self._joining: list[Request] = []  # their prefill ended in the last step
         self._sitting_out: dict[Request, None] = {}  # decode, but got no token in the last step
         self._rested: list[Request] = []  # back from sitting out, in this step
+        self._stuck: tuple[Request, int] | None = (
+            None  # first to be admitted, did not fit; its hits
+        )
         self._admissions = 0
         self._rank: dict[Request, int] = {}  # by admission: the order within a batch
 
@@ -109,16 +111,15 @@ class DecodeFirst(Batching):
 
     def make_intake(self, config: PolicyConfig, capacity: int) -> ContextIntake:
         """See `Batching.make_intake`."""
-        limit = capacity if config.context_limit is None else config.context_limit
+        limit = config.context_limit or capacity
         if limit > capacity and not config.accidents.context_beyond_pool:
             raise ValueError(
                 f"context_limit {limit} is above the {capacity} tokens that the KV pool holds: a "
                 "request that grew so long could never go on; lower it, or enlarge the pool"
             )
-        tokens = self.max_tokens
-        if not self.chunked and tokens < limit:
+        if self.max_tokens < limit and not self.chunked:
             raise ValueError(
-                f"without chunked prefill max_num_batched_tokens ({tokens}) must be at "
+                f"without chunked prefill max_num_batched_tokens ({self.max_tokens}) must be at "
                 f"least the context limit ({limit}), or longer prompts could never be admitted"
             )
         return ContextIntake(limit)
@@ -130,6 +131,7 @@ class DecodeFirst(Batching):
         self.announced, self._unannounced = self._unannounced, []
         if not s.live and not self.announced:
             return None
+        self._stuck = None
         self._take_back(s)
         step = Step(self.max_tokens, self._threshold(s))
         s.running.leave_finishing()
@@ -193,7 +195,7 @@ class DecodeFirst(Batching):
             tokens = min(step.share(behind), step.budget)
             fits = self.kv.extend(request, request.kv_len + tokens)
             while not fits:
-                victim = self._victim(s, order)
+                victim = victim_of(s, order)
                 at -= order.index(victim) < at
                 order.remove(victim)
                 self._preempt(s, victim, step)
@@ -209,13 +211,6 @@ class DecodeFirst(Batching):
         s.running.leave(out)
         if s.running:
             step.rows = s.running.advance()
-
-    @staticmethod
-    def _victim(s: Scheduler, order: list[Request]) -> Request:
-        """Whom to preempt: the last admitted or, by priority, the least important and last to come."""
-        if not s.priorities.enabled:
-            return order[-1]
-        return max(order, key=lambda r: (s.priorities.rank(r), r.arrival_ns))
 
     def _preempt(self, s: Scheduler, victim: Request, step: Step) -> None:
         """Take everything from a running request; it waits again, ahead of the others."""
@@ -241,7 +236,7 @@ class DecodeFirst(Batching):
             s.arrange_waiting()
         adapters = AdapterSlots(s.config.max_loras_per_batch, base_takes_slot=False)
         adapters.hold(step.granted, step.rows.requests if step.rows else ())
-        before = self._admissions
+        admitted: list[Request] = []
         for request in adapters.let_through(s.waiting):
             if step.budget <= 0 or len(self.active) >= most:
                 break
@@ -254,11 +249,14 @@ class DecodeFirst(Batching):
                 break
             tokens = min(share, step.budget)
             if not self._fits(request, found, hit + tokens):
+                if not admitted and self.reserve_whole:
+                    self._stuck = request, len(found)
                 break
             self._admit(step, request, found, tokens)
             adapters.hold((request,))
-        if self._admissions > before:
-            s.waiting = [request for request in s.waiting if request.state is State.WAITING]
+            admitted.append(request)
+        if admitted:
+            s.leave_queue(admitted)
 
     def _admit(self, step: Step, request: Request, found: list[int], tokens: int) -> None:
         self.kv.start(request, found)
@@ -266,8 +264,7 @@ class DecodeFirst(Batching):
         step.grant(self.kv, request, tokens)
         request.state = State.PREFILL
         self.active[request] = self._prefilling[request] = None
-        self._admissions += 1
-        self._rank[request] = self._admissions
+        self._admissions = self._rank[request] = self._admissions + 1
 
     def _fits(self, request: Request, found: list[int], tokens: int) -> bool:
         """Whether a request may be admitted, given what was found, with its first `tokens` tokens."""
@@ -284,9 +281,8 @@ class DecodeFirst(Batching):
             if request not in self._prefilling:
                 continue
             start = request.kv_len
-            end = request.prefix_len = start + tokens
-            request._kv_len = end  # lengths are kept by the scheduler
-            last = end == request.seq_len
+            request._kv_len = request.prefix_len = start + tokens  # the scheduler keeps lengths
+            last = start + tokens == request.seq_len
             if last:
                 self._joining.append(request)
             assert request.row is not None
@@ -301,13 +297,17 @@ class DecodeFirst(Batching):
             return 0
         if len(s.running) > self.max_tokens or not self._queue_is_shut(s):
             return 0
-        fits = np.cumsum(s.running.pages_ahead()(min(at_most, _MOST))) <= self.kv.pool.free
+        needed = s.running.pages_ahead()(min(at_most, 65_536))  # that takes memory
+        fits = np.cumsum(needed) <= self.kv.pool.free
         return len(fits) if fits.all() else int(fits.argmin())
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""
-        most = self._most_active(s)
-        return not s.waiting or len(self.active) >= most or len(s.running) == self.max_tokens
+        if not s.waiting or len(self.active) >= self._most_active(s):
+            return True
+        caching = self.kv.pool.caching
+        stuck = self._stuck is not None and stays_stuck(s, *self._stuck, caching=caching)
+        return stuck or len(s.running) == self.max_tokens
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
         """See `Batching.repeat`. Blocks are handed out and entered in the order of the rounds."""
@@ -316,8 +316,8 @@ class DecodeFirst(Batching):
         known_ahead = 0 if s.overlapped else 1
         gauges = self.kv.repeat_rounds(batch.decode.cohort, first, rounds, known_ahead=known_ahead)
         s.running.repeat(rounds)
-        ratio = s.ratio.value
-        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges))
+        states = RoundStates(s.ratio.value, *gauges)
+        return Repetition(batch, rounds, lambda: states)
 
     # -- results ------------------------------------------------------------------------------
 
