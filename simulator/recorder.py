@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from simulator.leap import Leap
     from traces.records.writer import RunWriter
 
-FLUSH_EVERY = 4096  # steps between looks at whether a flush is due
+FLUSH_EVERY = 4096  # steps, or requests, between looks at whether a flush is due
 
 
 class _Seen:
@@ -59,6 +59,7 @@ class Recorder:
         self.refused = 0
         self.cut = 0
         self.steps = 0
+        self._written = 0  # requests
         self._writer = writer
         self._live: dict[Request, _Seen] = {}
         self._evicted = 0
@@ -308,6 +309,9 @@ class Recorder:
             self._end_stretch(seen, request.output_len)
             row = (*row, seen.times)  # type: ignore[assignment]
         self._writer.request(row)
+        self._written += 1
+        if self._written % FLUSH_EVERY == 0:
+            self._writer.maybe_flush()
         if self._want_decisions:
             ids = request.tokens.read(request.prompt_len + request.output_len)
             self._writer.tokens(
