@@ -36,7 +36,9 @@ COMMANDS: Mapping[str, Entry] = {
     "verify": Entry("twin.verify:verify", "Take the decisions of runs again, and compare."),
     "ab": Entry("twin.ab:ab", "Simulate one workload under several policies, and compare."),
     "calibrate": Entry("twin.calibrate:calibrate", "Fit the simulator's clock to recorded runs."),
-    "validate": Entry("twin.validate:validate", "Simulate the requests of a real run: how far off?"),
+    "validate": Entry(
+        "twin.validate:validate", "Simulate the requests of a real run: how far off?"
+    ),
     "trace": Entry("twin.trace:trace", "Fetch, read, convert, inspect and generate workloads."),
     "policies": Entry("twin.listing:policies", "List the policies that a config may name."),
     "config": Entry("twin.listing:config", "Print the whole config, every key with its value."),
