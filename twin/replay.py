@@ -16,6 +16,8 @@ from twin.failures import BadInput, Interrupted, RunFailed, bad_input
 from twin.options import Given, options, takes_given
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runtime.config import RuntimeConfig
     from runtime.weights.load import LoadedModel
     from traces.records.run import Run
@@ -44,6 +46,17 @@ EXAMPLES = (
         help="What weights are read from; dummy draws them [config: runtime.load_format].",
     ),
     click.option(
+        "--mem-fraction",
+        type=float,
+        metavar="X",
+        help="Share of the device's memory for weights and KV [config: kv.mem_fraction].",
+    ),
+    click.option(
+        "--attention",
+        metavar="NAME",
+        help="auto, flashinfer, triton or torch [config: runtime.attention].",
+    ),
+    click.option(
         "--text", is_flag=True, help="Take the trace's texts, by the model's own tokenizer."
     ),
     click.option("--out", metavar="DIR", help="Run folder [runs/WORKLOAD-ORDER]."),
@@ -61,6 +74,8 @@ def replay(
     given: Given,
     model: str | None,
     load_format: str | None,
+    mem_fraction: float | None,
+    attention: str | None,
     out: str | None,
     records: str,
     *,
@@ -80,7 +95,12 @@ def replay(
     from twin.simulate import record_names
 
     _check_installed()
-    config = _config(given, model, load_format)
+    said = {
+        "runtime.load_format": load_format,
+        "runtime.attention": attention,
+        "kv.mem_fraction": mem_fraction,
+    }
+    config = _config(given, model, said)
     wanted = record_names(records)
     if text:
         loaded = _load_model(config)
@@ -98,8 +118,8 @@ def replay(
         from traces.records.tables import summary_table
 
         show.show(summary_table(run))
-        attention = run.manifest["resolved"]["attention"]
-        click.echo(f"attention: {attention['name']}, {attention['reason']}", err=True)
+        chosen = run.manifest["resolved"]["attention"]
+        click.echo(f"attention: {chosen['name']}, {chosen['reason']}", err=True)
     click.echo(f"run: {folder}", err=True)
 
 
@@ -178,8 +198,8 @@ def _read_text(given: Given, seed: int, loaded: LoadedModel) -> Workload:
         return work if given.speedup == 1.0 else work.speedup(given.speedup)
 
 
-def _config(given: Given, model: str | None, load_format: str | None) -> RuntimeConfig:
-    """The config as the runtime reads it, with what the options say over it."""
+def _config(given: Given, model: str | None, options: Mapping[str, object]) -> RuntimeConfig:
+    """The config as the runtime reads it, with what the options say over it, by key."""
     from policies.config import load_config
     from policies.engines.base import departures
     from runtime.config import RuntimeConfig
@@ -190,8 +210,8 @@ def _config(given: Given, model: str | None, load_format: str | None) -> Runtime
         "preset": given.preset,
         "workload.concurrency": given.concurrency,
         "workload.loop": given.loop,
-        "runtime.load_format": load_format,
         "seed": given.seed,
+        **options,
     }
     settings = [f"{key}={value}" for key, value in said.items() if value is not None]
     if model is not None:
