@@ -41,8 +41,8 @@ def test_a_committed_recording_replays_with_checked_invariants(path: Path) -> No
 @pytest.mark.parametrize("path", recordings(COMMITTED))
 def test_a_committed_recording_replays_leapt(path: Path) -> None:
     compared = replay_file(path, check=True, leap=True)
-    # in the smallest one somebody is computing a prompt all the time
-    assert (", 0 of them leapt over" in compared) == path.name.startswith("phantom2")
+    # in the smallest one somebody is computing a prompt nearly all the time
+    assert (", 0 of them leapt over" in compared) <= path.name.startswith("phantom2")
 
 
 @pytest.mark.skipif(not ALL.exists(), reason="the full set of recordings is not here")
