@@ -8,7 +8,7 @@ The defaults are Qwen3-8B's shapes on one H200 with the options of SGLang 0.5.23
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -185,6 +185,26 @@ class WorkloadConfig(Section):
     """Closed loop: so many sessions (or requests without one) are under way at once, the first at
     time 0; null for what the workload says, or each session at its own time."""
 
+    def sending(self, *, closed: bool, concurrency: object) -> tuple[bool, int | None]:
+        """How a workload is sent: whether in closed loop, and how many sessions at once there.
+
+        Args:
+            closed: whether the workload has requests that wait for others.
+            concurrency: what the workload says of it, if that is a number.
+
+        Raises:
+            ConfigError: for a concurrency in open loop.
+        """
+        if self.loop == "open" and self.concurrency is not None:
+            raise ConfigError(
+                f"workload.concurrency is {self.concurrency}, but workload.loop is open: a concurrency is "
+                "kept in a closed loop only; leave one of them out"
+            )
+        waits = closed or self.concurrency is not None
+        own = concurrency if isinstance(concurrency, int) else None
+        at_once = own if self.concurrency is None else self.concurrency
+        return self.loop == "closed" or (self.loop == "auto" and waits), at_once
+
 
 class Config(Section):
     """The whole config."""
@@ -256,6 +276,28 @@ def load_config(cls: type[C], path: str | Path | None = None, settings: Sequence
             raise ConfigError(msg)
         data = loaded or {}
     return make_config(cls, data, settings, source=str(path) if path else None)
+
+
+def as_config(
+    cls: type[C], config: C | Mapping[str, Any] | str | Path | None, settings: Sequence[str] = ()
+) -> C:
+    """A config from whatever form it is given in, with settings over it.
+
+    Args:
+        cls: the config class of the world that reads it.
+        config: a config, nested mappings, or the path of a YAML file; None for the defaults.
+        settings: as for `load_config`.
+
+    Raises:
+        ConfigError: as `load_config` does.
+    """
+    if config is None or isinstance(config, str | Path):
+        return load_config(cls, config, settings)
+    if isinstance(config, cls):
+        if not settings:
+            return config
+        config = config.model_dump(mode="json")
+    return make_config(cls, cast("Mapping[str, Any]", config), settings=settings)
 
 
 def make_config(

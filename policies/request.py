@@ -159,6 +159,40 @@ class Request:
         self._joined = 0  # running.planned when it joined
         self._left: int | None = None  # running.planned when it left, until it is settled
 
+    @classmethod
+    def asked_for(
+        cls,
+        asked: Any,
+        tokens: TokenSource,
+        sent_ns: int,
+        *,
+        max_new_tokens: int | None = None,
+        ignore_eos: bool | None = None,
+    ) -> Request:
+        """A request as a workload has it.
+
+        Args:
+            asked: the workload's own request, which names what `Request` takes as `Request` does.
+            tokens: source of its token ids.
+            sent_ns: when it arrived.
+            max_new_tokens: instead of what it asks for, if given.
+            ignore_eos: instead of what it says, if given.
+        """
+        return cls(
+            asked.id,
+            tokens,
+            asked.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            sent_ns,
+            ignore_eos=asked.ignore_eos if ignore_eos is None else ignore_eos,
+            priority=asked.priority,
+            extra_key=asked.extra_key,
+            routing_key=asked.routing_key,
+            lora_id=asked.lora_id,
+            tenant=asked.tenant,
+            session=asked.session,
+            sampling=asked.sampling,
+        )
+
     def __repr__(self) -> str:
         return (
             f"<Request {self.id} {self.state} prompt={self.prompt_len} "

@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
-from policies.batching.decode_first import DecodeFirst
-from policies.combinations import check_limits
+from policies import config as shared
 from policies.config import Config, ConfigError, ModelConfig, PolicyConfig, Section
-from policies.engines.sglang import default_chunk, max_running
-from policies.engines.vllm import default_limits
-from policies.registry import BATCHINGS
+from policies.resolution import chunk_size, decode_first_limits, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,17 +71,7 @@ def as_config(
     Raises:
         ConfigError: for an unknown key or an impossible value.
     """
-    from pathlib import Path
-
-    from policies.config import load_config, make_config
-
-    if config is None or isinstance(config, str | Path):
-        return load_config(RuntimeConfig, config, settings)
-    if isinstance(config, RuntimeConfig):
-        if not settings:
-            return config
-        config = config.model_dump(mode="json")
-    return make_config(RuntimeConfig, config, settings=settings)
+    return shared.as_config(RuntimeConfig, config, settings)
 
 
 def step_tokens(policy: PolicyConfig, memory_bytes: int, product: str, max_context: int) -> int:
@@ -96,14 +83,13 @@ def step_tokens(policy: PolicyConfig, memory_bytes: int, product: str, max_conte
         product: the device's name.
         max_context: tokens of one request, at most.
     """
-    batching = BATCHINGS.create(policy.batching, policy.batching_options)
-    if isinstance(batching, DecodeFirst):
-        context = min(policy.context_limit or max_context, max_context)
-        return _decode_first_limits(policy, batching, memory_bytes, product, context)[1]
-    chunk = _chunk(policy, memory_bytes)
-    if chunk is None:  # a prompt is computed whole, whatever the limit on a step
-        return max(policy.max_prefill_tokens, policy.context_limit or max_context)
-    return chunk
+    context = policy.context_limit or max_context
+    limits = decode_first_limits(policy, memory_bytes, product, min(context, max_context))
+    if limits is not None:
+        return limits[1]
+    chunk = chunk_size(policy, memory_bytes)
+    # without chunks a prompt is computed whole, whatever the limit on a step
+    return max(policy.max_prefill_tokens, context) if chunk is None else chunk
 
 
 def policy_for(
@@ -127,47 +113,5 @@ def policy_for(
             f"{max_context} positions; lower it, or leave it out"
         )
     context = policy.context_limit or min(max_context, capacity)
-    batching = BATCHINGS.create(policy.batching, policy.batching_options)
-    resolved: dict[str, Any] = {"context_limit": context}
-    if isinstance(batching, DecodeFirst):
-        requests, tokens = _decode_first_limits(policy, batching, memory_bytes, product, context)
-        resolved |= {
-            "chunked_prefill_size": None,
-            "max_running_requests": requests,
-            "batching_options": {**policy.batching_options, "max_num_batched_tokens": tokens},
-        }
-    else:
-        wanted = policy.max_running_requests
-        resolved |= {
-            "chunked_prefill_size": _chunk(policy, memory_bytes),
-            "max_running_requests": max_running(
-                None if wanted == "auto" else wanted, capacity, context
-            ),
-        }
-    policy = policy.model_copy(update=resolved)
-    try:
-        check_limits(policy)
-        BATCHINGS.create(policy.batching, policy.batching_options).make_intake(policy, capacity)
-    except ValueError as error:
-        raise ConfigError(f"policy: {error}") from None
-    return policy
-
-
-def _chunk(policy: PolicyConfig, memory_bytes: int) -> int | None:
-    size = policy.chunked_prefill_size
-    return max(default_chunk(memory_bytes), policy.page_size) if size == "auto" else size
-
-
-def _decode_first_limits(
-    policy: PolicyConfig, batching: DecodeFirst, memory_bytes: int, product: str, context: int
-) -> tuple[int, int]:
-    """Requests that may run and tokens a step, by vLLM's rules."""
-    seqs, tokens = policy.max_running_requests, batching.max_num_batched_tokens
-    return default_limits(
-        memory_bytes,
-        product,
-        max_num_seqs=None if seqs == "auto" else seqs,
-        max_num_batched_tokens=None if tokens == "auto" else tokens,
-        max_model_len=context,
-        chunked_prefill=batching.chunked,
-    )
+    policy = policy.model_copy(update={"context_limit": context})
+    return resolve(policy, capacity=capacity, memory_bytes=memory_bytes, product=product)

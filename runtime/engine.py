@@ -339,12 +339,11 @@ def _wait_for(answers: Sequence[Answer], *, progress: bool) -> None:
         for answer in answers:
             answer.wait()
         return
-    from runtime.progress import bar
+    from traces.progress import bar
 
-    with bar("generating", len(answers)) as advance:
+    with bar("generating", len(answers)) as completed:
         left = list(answers)
         while left:
             left[0].wait(0.1)
-            still = [answer for answer in left if not answer.done]
-            advance(len(left) - len(still))
-            left = still
+            left = [answer for answer in left if not answer.done]
+            completed(len(answers) - len(left))

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.request import FinishReason
 from traces.records.decisions import batch_rows, inbox_rows, restart_row
-from traces.records.itl import ItlAccumulator
+from traces.records.recording import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +43,7 @@ class _Seen:
         self.times: list[int] = []
 
 
-class Recorder:
+class Recorder(Recording[_Seen]):
     """Records one run.
 
     Args:
@@ -53,22 +52,11 @@ class Recorder:
     """
 
     def __init__(self, writer: RunWriter | None, rows: int) -> None:
-        self.itl = ItlAccumulator()
-        self.finished = 0  # ended by stop or length
-        self.aborted = 0
-        self.refused = 0
-        self.cut = 0
-        self.steps = 0
+        super().__init__(writer)
         self.retractions = 0
         self.device_busy_ns = 0
         self._writer = writer
-        wanted: frozenset[str] = frozenset() if writer is None else writer.records
-        self._want_steps = "steps" in wanted
-        self._want_times = "tokens" in wanted
-        self._want_decisions = "decisions" in wanted
-        self._live: dict[Request, _Seen] = {}
         self._last = np.zeros(rows + 1, dtype=np.int64)  # by row: when its last token came
-        self._evicted = 0
         self._decided: deque[list[Row] | Ticket] = deque()  # in order; tickets that are in flight
 
     # -- what comes in ------------------------------------------------------------------------
@@ -85,10 +73,7 @@ class Recorder:
 
     def launched(self, ticket: Ticket) -> None:
         """A batch was put on the device."""
-        for item in ticket.batch.prefill:
-            seen = self._live[item.request]
-            if seen.first_scheduled is None:
-                seen.first_scheduled = ticket.launch_ns
+        self._scheduled(ticket.batch, ticket.launch_ns)
         if self._want_decisions:
             self._decided.append(ticket)
 
@@ -108,47 +93,13 @@ class Recorder:
         """A batch's results were accepted, and clients told, at `commit_ns`."""
         self.steps += 1
         self.device_busy_ns += ticket.end_ns - ticket.start_ns
-        if self._want_steps:
+        if self.wants_steps:
             self._step(ticket, commit_ns)
         if self._want_decisions:
             self._decided[self._decided.index(ticket)] = _batch(ticket)
             self._write_decided()
         if self._writer is not None and self.steps % FLUSH_EVERY == 0:
             self._writer.maybe_flush()
-
-    def _step(self, ticket: Ticket, commit_ns: int) -> None:
-        assert self._writer is not None
-        batch = ticket.batch
-        prefill_tokens = cached = read = product = 0
-        for item in batch.prefill:
-            prefill_tokens += item.length
-            cached += item.start
-            read += item.seq_len
-            product += item.length * item.seq_len
-        kv_tokens = 0 if batch.decode is None else batch.decode.kv_tokens
-        gauges = ticket.gauges
-        evicted, self._evicted = gauges.evicted_tokens - self._evicted, gauges.evicted_tokens
-        self._writer.steps.append(
-            (
-                batch.iteration,
-                batch.mode.value,
-                ticket.launch_ns,
-                ticket.start_ns,
-                ticket.end_ns,
-                commit_ns,
-                *ticket.host,
-                ticket.collect_host_ns,
-                commit_ns - ticket.collected_ns,
-                len(batch.prefill),
-                prefill_tokens,
-                cached,
-                batch.decode_requests,
-                read + kv_tokens,
-                product + kv_tokens,
-                *gauges[:6],
-                evicted,
-            )
-        )
 
     def events(self, events: Events, ticket: Ticket | None, now_ns: int) -> None:
         """Clients notice something at `now_ns`; `ticket` is that of the batch, if there is one."""
@@ -201,64 +152,11 @@ class Recorder:
             seen.last_token = int(self._last[seen.row])
             seen.row = None
 
-    # -- the end ------------------------------------------------------------------------------
-
-    def _end(self, request: Request, now_ns: int) -> None:
-        seen = self._live.pop(request)
-        match request.finish_reason:
-            case FinishReason.REFUSED:
-                self.refused += 1
-            case FinishReason.ABORT:
-                self.aborted += 1
-            case _:
-                self.finished += 1
-                self.cut += request.max_new_tokens < request.requested_max_new_tokens
-        self._write(request, seen, now_ns)
-
     def left_behind(self) -> int:
-        """Write the requests that a run which was stopped has not ended; returns how many."""
-        left = len(self._live)
-        for request, seen in self._live.items():
-            self._write(request, seen, None)
-        self._live.clear()
+        """See `Recording.left_behind`."""
+        left = super().left_behind()
         self._give_up_in_flight()
         return left
-
-    def _write(self, request: Request, seen: _Seen, now_ns: int | None) -> None:
-        if self._writer is None:
-            return
-        # one whose end was not reported any more has not ended for anyone
-        reason = None if now_ns is None else request.finish_reason
-        row: Row = (
-            request.id,
-            request.session,
-            request.tenant,
-            request.priority,
-            request.arrival_ns,
-            seen.first_scheduled,
-            seen.first_token,
-            now_ns,
-            request.prompt_len,
-            request.cached_tokens,
-            request.output_len,
-            request.max_new_tokens,
-            request.requested_max_new_tokens,
-            request.retractions,
-            None if reason is None else reason.value,
-            request.refusal,
-        )
-        self._writer.request((*row, seen.times) if self._want_times else row)
-        if self._want_decisions:
-            ids = request.tokens.read(request.prompt_len + request.output_len)
-            self._writer.tokens(
-                request.id,
-                ids[: request.prompt_len],
-                ids[request.prompt_len :],
-                ignore_eos=request.ignore_eos,
-                extra_key=request.extra_key,
-                routing_key=request.routing_key,
-                lora_id=request.lora_id,
-            )
 
     # -- decisions ----------------------------------------------------------------------------
 

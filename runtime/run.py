@@ -48,16 +48,7 @@ def open_run(
 
 def close_run(writer: RunWriter, recorder: Recorder, world: World, end_ns: int, status: str) -> Run:
     """End a run: what did not end is written as such."""
-    unfinished = recorder.left_behind()
-    counts = {
-        "finished": recorder.finished,
-        "aborted": recorder.aborted,
-        "refused": recorder.refused,
-        "cut": recorder.cut,
-        "unfinished": unfinished,
-        "steps": recorder.steps,
-        "failed_steps": world.failures,
-    }
+    counts = recorder.counts(recorder.left_behind()) | {"failed_steps": world.failures}
     return writer.close(
         status,
         itl=recorder.itl.summary(),

@@ -8,6 +8,7 @@ a simulated one of the same workload.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from policies.config import ConfigError
@@ -26,6 +27,7 @@ from runtime.sampling.params import SamplingParams
 from runtime.stack import Stack
 from runtime.world import World
 from traces.load import ClosedLoop, OpenLoop
+from traces.workloads import as_workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -79,7 +81,7 @@ def replay(
         KeyboardInterrupt: on Ctrl-C, after what was recorded has been written.
     """
     config = as_config(config, settings)
-    work = _workload(workload, config.seed, limit, speedup)
+    work = as_workload(workload, config.seed, limit=limit, speedup=speedup)
     load = _load(work, config.workload)
     stack = Stack.build(config, loaded)
     clock = _clock(config, stack)
@@ -136,26 +138,16 @@ class _JobMaker:
 
     def __call__(self, arrival: Arrival) -> Job:
         r = arrival.request
-        asked = self._asked
-        count = r.max_new_tokens if asked.max_new_tokens is None else asked.max_new_tokens
-        ignore_eos = r.ignore_eos if asked.ignore_eos is None else asked.ignore_eos
         log = TokenLog(r.prompt.array() % self._vocab_size)
-        params = self._params(r, count)
-        request = Request(
-            r.id,
+        request = Request.asked_for(
+            r,
             log,
-            count,
             arrival.sent_ns,
-            ignore_eos=ignore_eos,
-            priority=r.priority,
-            extra_key=r.extra_key,
-            routing_key=r.routing_key,
-            lora_id=r.lora_id,
-            tenant=r.tenant,
-            session=r.session,
-            sampling=r.sampling,
+            max_new_tokens=self._asked.max_new_tokens,
+            ignore_eos=self._asked.ignore_eos,
         )
-        stop = None if ignore_eos else EndsAfter(len(r.output))
+        params = self._params(r, request.max_new_tokens)
+        stop = None if request.ignore_eos else EndsAfter(len(r.output))
         return Job(request, log, params, stop, seed=default_seed(self._seed, r.id))
 
     def _params(self, r: TraceRequest, count: int) -> SamplingParams:
@@ -184,41 +176,10 @@ class _Counted(LoadArrivals):
         self._on_end()
 
 
-def _workload(
-    workload: Workload | str | Path, seed: int, limit: int | None, speedup: float
-) -> Workload:
-    from pathlib import Path
-
-    from traces.workload import Workload
-
-    if not isinstance(workload, Workload):
-        from traces.generate import generate, presets
-        from traces.readers.read import read_trace
-
-        if str(workload) in presets() and not Path(workload).exists():
-            workload = generate(str(workload), n=limit, seed=seed)
-        else:
-            workload = read_trace(workload, limit=limit, seed=seed)
-    if limit is not None:
-        workload = workload.limit(limit)
-    return workload if speedup == 1.0 else workload.speedup(speedup)
-
-
 def _load(work: Workload, config: WorkloadConfig) -> Load:
     """How a workload is sent: open or closed loop, as the config's section `workload` says."""
-    concurrency = config.concurrency
-    if config.loop == "open" and concurrency is not None:
-        raise ConfigError(
-            f"workload.concurrency is {concurrency}, but workload.loop is open: a concurrency is kept in "
-            "a closed loop only; leave one of them out"
-        )
-    own = work.meta.get("concurrency")
-    if concurrency is None and isinstance(own, int):
-        concurrency = own
-    closed = config.loop == "closed" or (
-        config.loop == "auto" and (work.closed or config.concurrency is not None)
-    )
-    return ClosedLoop(work, concurrency) if closed else OpenLoop(work)
+    closed, at_once = config.sending(closed=work.closed, concurrency=work.meta.get("concurrency"))
+    return ClosedLoop(work, at_once) if closed else OpenLoop(work)
 
 
 def _clock(config: RuntimeConfig, stack: Stack) -> Clock:
@@ -243,7 +204,8 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[], None]]:
     if not show:
         yield lambda: None
         return
-    from runtime.progress import bar
+    from traces.progress import bar
 
-    with bar("replaying", total) as advance:
-        yield lambda: advance(1)
+    ended = count(1)
+    with bar("replaying", total) as completed:
+        yield lambda: completed(next(ended))

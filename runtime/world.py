@@ -3,7 +3,7 @@
 A plain loop drives the event loop of `policies.loops`: it drains what came in, builds a batch's inputs
 and hands them to the device, waits for results, writes tokens down, and tells clients. The host's work
 is charged by having done it: each phase is timed. Where a step fails, the requests in flight fail and
-the rest begin anew (see `runtime.recovery`).
+the rest begin anew (see `policies.recovery`).
 
 It decides nothing, and knows nothing of how decisions are made or of what the device computes.
 """
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from policies.batch import NO_EVENTS, Inbox, Mode, StepResult
 from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report
 from policies.loops import LOOPS
+from policies.recovery import split_after_failure, start_over
+from policies.stuck import StuckGuard
 from runtime.executor import StepError
 from runtime.forward import Admission
 from runtime.logprobs import note_logprobs
-from runtime.recovery import split_after_failure, start_over
 from runtime.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -37,15 +38,8 @@ if TYPE_CHECKING:
 
     Planner = tuple[Scheduler, InputBuilder]
 
-STUCK_AFTER = 10_000
-"""Rounds in a row without a batch or an arrival after which the scheduler is taken to be stuck."""
-
 RECALIBRATE_NS = 1_000_000_000
 """An idle device's clock is set by the host's at most once in that time."""
-
-
-class StuckError(RuntimeError):
-    """The scheduler has work and plans nothing, round after round."""
 
 
 class World:
@@ -89,7 +83,7 @@ class World:
         self._in_flight: deque[Ticket] = deque()
         self._cohort: object = None
         self._members: tuple[Job, ...] = ()  # the jobs of that cohort
-        self._empty_rounds = 0
+        self._stuck = StuckGuard()
         self._calibrated_ns = clock.now()
         # host time of the round going on, and when the phase going on began
         self._receive_ns = 0
@@ -142,15 +136,7 @@ class World:
         arrivals = [job.request for job in jobs]
         if self._again:
             arrivals, self._again = self._again + arrivals, []
-        if arrivals:
-            self._empty_rounds = 0
-        self._empty_rounds += 1
-        if self._empty_rounds > STUCK_AFTER:
-            policy = self.scheduler.config
-            raise StuckError(
-                f"batching {policy.batching!r} with order {policy.order!r} planned no batch in "
-                f"{STUCK_AFTER} rounds, with work to do: {self.scheduler.describe()}"
-            )
+        self._stuck.received(len(arrivals), self.scheduler)
         inbox = Inbox(now, arrivals, aborts)
         self._recorder.received(self.scheduler.iteration + 1, inbox)
         return inbox
@@ -163,7 +149,7 @@ class World:
         if now - self._calibrated_ns > RECALIBRATE_NS:
             self._executor.calibrate()
             self._calibrated_ns = now
-        self._empty_rounds = 0
+        self._stuck = StuckGuard()
         return self._arrivals.wait(until)
 
     # -- steps --------------------------------------------------------------------------------
@@ -174,7 +160,7 @@ class World:
         task = None
         prepared = planned
         if batch.mode is not Mode.EMPTY:
-            self._empty_rounds = 0
+            self._stuck.launched()
             step = self._inputs.build(batch)
             admissions = [self._admission(item) for item in batch.prefill if item.samples]
             prepared = self._clock.now()

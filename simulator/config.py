@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from policies.batching.decode_first import DecodeFirst
-from policies.combinations import check_limits
-from policies.config import Config, ConfigError, PolicyConfig
-from policies.engines.vllm import default_limits
+from policies.config import Config, ConfigError
 from policies.model_shape import ModelShape
-from policies.registry import BATCHINGS
+from policies.resolution import chunk_size, resolve
 from simulator.capacity import kv_capacity_tokens
 from simulator.devices import Device
 from simulator.host import HostModel, HostOptions
@@ -31,11 +28,8 @@ from simulator.latency.choose import (
 from simulator.operators.shards import Parallel
 
 if TYPE_CHECKING:
+    from policies.config import PolicyConfig
     from simulator.latency.base import LatencyModel
-
-# SGLang 0.5.23's chunked_prefill_size by GPU memory: below so many GB, so many tokens.
-CHUNK_BY_MEMORY_GB = ((35, 2048), (60, 4096), (160, 8192))
-CHUNK_ABOVE = 16384
 
 
 class HostConfig(HostOptions):
@@ -113,8 +107,7 @@ class Plan:
             device = Device.load(config.device.name)
         except ValueError as error:
             raise ConfigError(f"device.name: {error}") from None
-        batching = BATCHINGS.create(config.policy.batching, config.policy.batching_options)
-        chunk = None if isinstance(batching, DecodeFirst) else _chunk(config.policy, device)
+        chunk = chunk_size(config.policy, device.memory_bytes)
         capacity = config.kv.capacity_tokens
         if capacity is None:
             _check_one_gpu(config)
@@ -137,19 +130,12 @@ class Plan:
                 "(policy.page_size)"
             )
         capacity = capacity // page * page
-        if isinstance(batching, DecodeFirst):
-            resolved = _decode_first_limits(config.policy, batching, device, capacity)
-        else:
-            resolved = {
-                "chunked_prefill_size": chunk,
-                "max_running_requests": _max_running(config.policy, capacity),
-            }
-        policy = config.policy.model_copy(update=resolved)
-        try:
-            check_limits(policy)
-            BATCHINGS.create(policy.batching, policy.batching_options).make_intake(policy, capacity)
-        except ValueError as error:
-            raise ConfigError(f"policy: {error}") from None
+        policy = resolve(
+            config.policy,
+            capacity=capacity,
+            memory_bytes=device.memory_bytes,
+            product=device.product,
+        )
         chosen = build(config.latency, config.model, model, device)
         told = (*chosen.latency.approximations, *chosen.approximations, *_about_host(config))
         return cls(
@@ -179,40 +165,3 @@ def _check_one_gpu(config: SimulatorConfig) -> None:
             "kv.capacity_tokens: give it where latency.parallel splits the model; it is computed for "
             "one GPU only"
         )
-
-
-def _chunk(policy: PolicyConfig, device: Device) -> int | None:
-    if policy.chunked_prefill_size != "auto":
-        return policy.chunked_prefill_size
-    gigabytes = device.memory_bytes / 1e9
-    chunk = next((size for below, size in CHUNK_BY_MEMORY_GB if gigabytes < below), CHUNK_ABOVE)
-    return max(chunk, policy.page_size)
-
-
-def _max_running(policy: PolicyConfig, capacity: int) -> int:
-    """SGLang 0.5.23's limit: by how many full contexts the pool holds, at most half its tokens."""
-    most = max(capacity // 2, 1)
-    if policy.max_running_requests != "auto":
-        return min(policy.max_running_requests, most)
-    context = min(policy.context_limit or capacity, capacity)
-    return min(max(2048, min(capacity * 512 // context, 4096)), most)
-
-
-def _decode_first_limits(
-    policy: PolicyConfig, batching: DecodeFirst, device: Device, capacity: int
-) -> dict[str, Any]:
-    """What decode-first leaves to the device, by vLLM 0.32.0's rules."""
-    seqs, tokens = policy.max_running_requests, batching.max_num_batched_tokens
-    requests, batched = default_limits(
-        device.memory_bytes,
-        device.product,
-        max_num_seqs=None if seqs == "auto" else seqs,
-        max_num_batched_tokens=None if tokens == "auto" else tokens,
-        max_model_len=policy.context_limit or capacity,
-        chunked_prefill=batching.chunked,
-    )
-    return {
-        "chunked_prefill_size": None,
-        "max_running_requests": requests,
-        "batching_options": {**policy.batching_options, "max_num_batched_tokens": batched},
-    }

@@ -10,7 +10,7 @@ part, with the same times.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from policies.batch import NO_EVENTS, Mode
@@ -24,9 +24,10 @@ from simulator.lockstep import NO_ROWS, Lockstep
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
 from simulator.routing import ROUTERS
-from simulator.simulation import as_config, as_load, as_workload, manifest
+from simulator.simulation import as_config, as_load, manifest
 from simulator.world import World, _shape
 from traces.records.writer import RunWriter
+from traces.workloads import as_workload
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Mapping, Sequence
@@ -101,14 +102,13 @@ def simulate_ranks(
                 Rank(rank, clock, devices, front, scheduler, plan.host, recorder, config)
             )
         front.run()
-        recorders = [rank.recorder for rank in front.ranks]
-        unfinished = sum(recorder.left_behind() for recorder in recorders)
-        counted = ("finished", "aborted", "refused", "cut", "steps")
-        counts = {name: sum(getattr(r, name) for r in recorders) for name in counted}
+        counts: Counter[str] = Counter()
+        for member in front.ranks:
+            counts.update(member.recorder.counts(member.recorder.left_behind()))
         return writer.close(
             "complete",
-            itl=recorders[0].itl.summary(),
-            counts=counts | {"unfinished": unfinished},
+            itl=front.ranks[0].recorder.itl.summary(),
+            counts=dict(counts),
             device_busy_ns=devices.busy_ns,
             end_ns=clock.now_ns,
         )
@@ -300,7 +300,7 @@ class Rank(World):
         ticket = Ticket(batch, result, gauges, self._launch_host, now, 0, 0)
         empty = batch.mode is Mode.EMPTY
         if not empty:
-            self._empty_rounds = 0
+            self._stuck.launched()
         shape = NO_ROWS if empty else _shape(batch)
         self._in_flight.append(self._devices.submit(self._index, shape, ticket))
         return ticket

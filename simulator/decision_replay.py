@@ -16,7 +16,8 @@ import numpy as np
 from policies.batch import Inbox, StepResult
 from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report
 from policies.loops import LOOPS
-from policies.request import FinishReason, Request, State
+from policies.recovery import split_after_failure, start_over
+from policies.request import FinishReason, Request
 from policies.tokens import TokenLog
 from traces.records.decisions import Item, Launched, Received, Restarted
 
@@ -263,22 +264,11 @@ class DecisionReplay:
         assert isinstance(restarted, Restarted)
         self._scheduler = self._make()
         self._scheduler.iteration = restarted.iteration
-        in_flight = {item.request for batch in before.launched for item in batch.prefill}
-        for batch in before.launched:
-            in_flight.update(() if batch.decode is None else batch.decode.requests)
-        for request, asked in list(self._live.values()):
-            if request.state is State.FINISHED:  # it had ended, and was not reported yet
-                self._end(request, request.finish_reason)
-            elif request in in_flight or request.abort_requested:
-                self._end(request, FinishReason.ABORT)
-            else:
-                assert isinstance(request.tokens, TokenLog)
-                again = _request(asked, request.tokens)
-                again._output_len = request.output_len  # it goes on from what was accepted
-                again.cached_tokens = request.cached_tokens
-                again.retractions = request.retractions + (request.row is not None)
-                self._again[request.id] = again
-                self._live[request.id] = again, asked
+        live = [request for request, _ in self._live.values()]
+        ended, rest = split_after_failure(live, before.launched, "the step failed")
+        for request in ended:
+            self._end(request, request.finish_reason)
+        self._again |= {request.id: start_over(request) for request in rest}
 
     # -- the log ------------------------------------------------------------------------------
 

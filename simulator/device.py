@@ -19,7 +19,7 @@ class Ticket:
 
     __slots__ = (
         "batch",
-        "collect_host",
+        "collect_host_ns",
         "collected_ns",
         "end_ns",
         "gauges",
@@ -47,7 +47,7 @@ class Ticket:
         self.start_ns = start_ns
         self.end_ns = end_ns
         self.collected_ns = 0  # when its result was on the host
-        self.collect_host = 0
+        self.collect_host_ns = 0
 
 
 class SerialDevice:

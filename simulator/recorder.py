@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies.request import FinishReason
 from traces.records.blocks import Block, Linear
 from traces.records.decisions import batch_rows, inbox_rows
-from traces.records.itl import ItlAccumulator
+from traces.records.recording import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from simulator.leap import Leap
     from traces.records.writer import RunWriter
 
-FLUSH_EVERY = 4096  # steps, or requests, between looks at whether a flush is due
+FLUSH_EVERY = 4096  # steps between looks at whether a flush is due
 
 
 class _Seen:
@@ -45,7 +44,7 @@ class _Seen:
         self.times: list[int] = []  # and when it was given each, where recorded
 
 
-class Recorder:
+class Recorder(Recording[_Seen]):
     """Records one run.
 
     Args:
@@ -53,19 +52,8 @@ class Recorder:
     """
 
     def __init__(self, writer: RunWriter) -> None:
-        self.itl = ItlAccumulator()
-        self.finished = 0  # ended by stop or length
-        self.aborted = 0
-        self.refused = 0
-        self.cut = 0
-        self.steps = 0
-        self._written = 0  # requests
+        super().__init__(writer)
         self._writer = writer
-        self._live: dict[Request, _Seen] = {}
-        self._evicted = 0
-        self.wants_steps = "steps" in writer.records
-        self._want_times = "tokens" in writer.records
-        self._want_decisions = "decisions" in writer.records
         self._rounds = array("q")  # commit time of each decode round
 
     # -- what comes in ------------------------------------------------------------------------
@@ -81,10 +69,7 @@ class Recorder:
 
     def launched(self, batch: Batch, launch_ns: int) -> None:
         """A batch was put on the device."""
-        for item in batch.prefill:
-            seen = self._live[item.request]
-            if seen.first_scheduled is None:
-                seen.first_scheduled = launch_ns
+        self._scheduled(batch, launch_ns)
 
     # -- results ------------------------------------------------------------------------------
 
@@ -95,45 +80,6 @@ class Recorder:
             self._step(ticket, commit_ns)
             if self.steps % FLUSH_EVERY == 0:
                 self._writer.maybe_flush()
-
-    def _step(self, ticket: Ticket, commit_ns: int) -> None:
-        gauges = ticket.gauges
-        assert gauges is not None
-        batch = ticket.batch
-        prefill_tokens = cached = read = product = 0
-        for item in batch.prefill:
-            prefill_tokens += item.length
-            cached += item.start
-            read += item.seq_len
-            product += item.length * item.seq_len
-        decode_requests = 0
-        if batch.decode is not None:
-            decode_requests = len(batch.decode)
-            kv_tokens = batch.decode.kv_tokens
-            read += kv_tokens
-            product += kv_tokens
-        evicted, self._evicted = gauges[6] - self._evicted, gauges[6]
-        self._writer.steps.append(
-            (
-                batch.iteration,
-                batch.mode.value,
-                ticket.launch_ns,
-                ticket.start_ns,
-                ticket.end_ns,
-                commit_ns,
-                *ticket.host,
-                ticket.collect_host,
-                commit_ns - ticket.collected_ns,
-                len(batch.prefill),
-                prefill_tokens,
-                cached,
-                decode_requests,
-                read,
-                product,
-                *gauges[:6],
-                evicted,
-            )
-        )
 
     @property
     def wants_decisions(self) -> bool:
@@ -150,7 +96,7 @@ class Recorder:
             pending, first = leap.pending, int(times[0])
             assert pending.batch.decode is not None
             self._round(pending.batch.decode, set(), first, len(times) - 1)
-            pending.collect_host = leap.host.collect
+            pending.collect_host_ns = leap.host.collect
             pending.collected_ns = first - leap.host.commit
             self.committed(pending, first)
             of_steps, commits = slice(-1), times[1:]  # and the last step still is
@@ -262,67 +208,8 @@ class Recorder:
                 seen.times += self._rounds[seen.first_round : upto]
         seen.first_round = None
 
-    # -- the end ------------------------------------------------------------------------------
-
-    def _end(self, request: Request, now_ns: int) -> None:
-        seen = self._live.pop(request)
-        match request.finish_reason:
-            case FinishReason.REFUSED:
-                self.refused += 1
-            case FinishReason.ABORT:
-                self.aborted += 1
-            case _:
-                self.finished += 1
-                self.cut += request.max_new_tokens < request.requested_max_new_tokens
-        self._write(request, seen, now_ns)
-
-    def left_behind(self) -> int:
-        """Write the requests that a run which was stopped has not ended; returns how many."""
-        left = len(self._live)
-        for request, seen in self._live.items():
-            self._write(request, seen, None)
-        self._live.clear()
-        return left
-
-    def _write(self, request: Request, seen: _Seen, now_ns: int | None) -> None:
-        # one whose end was not reported any more has not ended for anyone
-        reason = None if now_ns is None else request.finish_reason
-        row = (
-            request.id,
-            request.session,
-            request.tenant,
-            request.priority,
-            request.arrival_ns,
-            seen.first_scheduled,
-            seen.first_token,
-            now_ns,
-            request.prompt_len,
-            request.cached_tokens,
-            request.output_len,
-            request.max_new_tokens,
-            request.requested_max_new_tokens,
-            request.retractions,
-            None if reason is None else reason.value,
-            request.refusal,
-        )
-        if self._want_times:
-            self._end_stretch(seen, request.output_len)
-            row = (*row, seen.times)  # type: ignore[assignment]
-        self._writer.request(row)
-        self._written += 1
-        if self._written % FLUSH_EVERY == 0:
-            self._writer.maybe_flush()
-        if self._want_decisions:
-            ids = request.tokens.read(request.prompt_len + request.output_len)
-            self._writer.tokens(
-                request.id,
-                ids[: request.prompt_len],
-                ids[request.prompt_len :],
-                ignore_eos=request.ignore_eos,
-                extra_key=request.extra_key,
-                routing_key=request.routing_key,
-                lora_id=request.lora_id,
-            )
+    def _complete_times(self, request: Request, seen: _Seen) -> None:
+        self._end_stretch(seen, request.output_len)
 
     # -- decisions ----------------------------------------------------------------------------
 

@@ -9,24 +9,28 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
-from policies.config import ConfigError, load_config, make_config
+from policies import config as shared
+from policies.config import ConfigError
 from policies.engines.base import departures
 from policies.registry import StrategyError
 from policies.scheduler import Scheduler
+from policies.stuck import StuckError
 from simulator.config import Plan, SimulatorConfig
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
-from simulator.world import RefusedError, StuckError, World
+from simulator.world import RefusedError, World
 from traces.load import ClosedLoop, Load, OpenLoop
+from traces.progress import bar
 from traces.records.errors import RecordError
 from traces.records.writer import RunWriter
-from traces.workload import Workload
+from traces.workloads import as_workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from policies.config import WorkloadConfig
     from traces.records.run import Run
+    from traces.workload import Workload
 
 
 def simulate(
@@ -103,46 +107,13 @@ def as_config(
     config: SimulatorConfig | Mapping[str, Any] | str | Path | None, settings: Sequence[str] = ()
 ) -> SimulatorConfig:
     """A config from whatever form it is given in, with settings over it."""
-    if config is None or isinstance(config, str | Path):
-        return load_config(SimulatorConfig, config, settings)
-    if isinstance(config, SimulatorConfig):
-        if not settings:
-            return config
-        config = config.model_dump(mode="json")
-    return make_config(SimulatorConfig, config, settings=settings)
-
-
-def as_workload(
-    workload: Workload | str | Path, seed: int, *, limit: int | None = None, speedup: float = 1.0
-) -> Workload:
-    """A workload from a workload, the path of a trace, or the name of a preset."""
-    if not isinstance(workload, Workload):
-        from traces.generate import generate, presets
-        from traces.readers.read import read_trace
-
-        if str(workload) in presets() and not Path(workload).exists():
-            workload = generate(str(workload), n=limit, seed=seed)
-        else:
-            workload = read_trace(workload, limit=limit, seed=seed)
-    if limit is not None:
-        workload = workload.limit(limit)
-    return workload if speedup == 1.0 else workload.speedup(speedup)
+    return shared.as_config(SimulatorConfig, config, settings)
 
 
 def as_load(work: Workload, config: WorkloadConfig) -> Load:
     """How a workload is sent: open or closed loop, as the config's section `workload` says."""
-    concurrency = config.concurrency
-    if config.loop == "open" and concurrency is not None:
-        raise ConfigError(
-            f"workload.concurrency is {concurrency}, but workload.loop is open: a concurrency is kept in "
-            "a closed loop only; leave one of them out"
-        )
-    if concurrency is None and isinstance(work.meta.get("concurrency"), int):
-        concurrency = work.meta["concurrency"]  # type: ignore[assignment]
-    closed = config.loop == "closed" or (
-        config.loop == "auto" and (work.closed or config.concurrency is not None)
-    )
-    return ClosedLoop(work, concurrency) if closed else OpenLoop(work)
+    closed, at_once = config.sending(closed=work.closed, concurrency=work.meta.get("concurrency"))
+    return ClosedLoop(work, at_once) if closed else OpenLoop(work)
 
 
 def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, Any]:
@@ -188,19 +159,10 @@ def _status(error: BaseException, world: World) -> str:
 
 
 def _close(writer: RunWriter, recorder: Recorder, world: World, plan: Plan, status: str) -> Run:
-    unfinished = recorder.left_behind()
-    counts = {
-        "finished": recorder.finished,
-        "aborted": recorder.aborted,
-        "refused": recorder.refused,
-        "cut": recorder.cut,
-        "unfinished": unfinished,
-        "steps": recorder.steps,
-    }
     return writer.close(
         status,
         itl=recorder.itl.summary(),
-        counts=counts,
+        counts=recorder.counts(recorder.left_behind()),
         flags=dict(plan.latency.flags()),
         device_busy_ns=world.device.busy_ns,
         end_ns=world.now,
@@ -237,16 +199,5 @@ def _progress(
     if callable(progress):
         yield lambda: progress(ended(), total)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("requests"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("simulating", total=total)
-        yield lambda: bar.update(task, completed=ended())
+    with bar("simulating", total) as completed:
+        yield lambda: completed(ended())

@@ -26,6 +26,7 @@ from policies.effects import (
 )
 from policies.loops import LOOPS
 from policies.request import FinishReason, Request
+from policies.stuck import StuckGuard
 from simulator.clock import Clock
 from simulator.device import SerialDevice, Ticket
 from simulator.latency.base import StepShape
@@ -46,13 +47,6 @@ if TYPE_CHECKING:
     from simulator.model import ReplayedModel
     from simulator.recorder import Recorder
     from traces.load import Arrival, Load
-
-STUCK_AFTER = 10_000
-"""Rounds in a row without a batch or an arrival after which the scheduler is taken to be stuck."""
-
-
-class StuckError(RuntimeError):
-    """The scheduler has work and plans nothing, round after round."""
 
 
 class RefusedError(RuntimeError):
@@ -107,7 +101,7 @@ class World:
         self._receive_ns = 0  # of the round going on
         self._planned = True  # whether the round going on has had its planning charged
         self._collected: Ticket | None = None
-        self._empty_rounds = 0
+        self._stuck = StuckGuard()
         self._launch_host = (0, 0, 0, 0)  # spent on the launch going on: see `Ticket.host`
         self._last: Ticket | None = None  # launched last
 
@@ -223,32 +217,17 @@ class World:
         self._debt += self._receive_ns
         self._planned = False
         self._recorder.received(self.scheduler.iteration + 1, inbox)
-        if arrivals:
-            self._empty_rounds = 0
-        self._empty_rounds += 1
-        if self._empty_rounds > STUCK_AFTER:
-            policy = self.scheduler.config
-            raise StuckError(
-                f"batching {policy.batching!r} with order {policy.order!r} planned no batch in "
-                f"{STUCK_AFTER} rounds, with work to do, at {self.now} ns: {self.scheduler.describe()}"
-            )
+        self._stuck.received(len(arrivals), self.scheduler, f", at {self.now} ns")
         return inbox
 
     def _request(self, arrival: Arrival) -> Request:
-        r = arrival.request
-        return Request(
-            r.id,
-            ReplayTokens(r.prompt, r.output),
-            r.max_new_tokens if self._max_new_tokens is None else self._max_new_tokens,
+        asked = arrival.request
+        return Request.asked_for(
+            asked,
+            ReplayTokens(asked.prompt, asked.output),
             arrival.sent_ns,
-            ignore_eos=r.ignore_eos if self._ignore_eos is None else self._ignore_eos,
-            priority=r.priority,
-            extra_key=r.extra_key,
-            routing_key=r.routing_key,
-            lora_id=r.lora_id,
-            tenant=r.tenant,
-            session=r.session,
-            sampling=r.sampling,
+            max_new_tokens=self._max_new_tokens,
+            ignore_eos=self._ignore_eos,
         )
 
     def _charge_planning(self, prefill_requests: int) -> int:
@@ -275,7 +254,7 @@ class World:
             duration = 0
         else:
             duration = self._latency.step_ns(_shape(batch))
-            self._empty_rounds = 0
+            self._stuck.launched()
         start, end = self.device.submit(duration)
         self._recorder.launched(batch, now)
         result = self._model.result(batch)
@@ -285,8 +264,8 @@ class World:
         return self._last
 
     def _collect(self, ticket: Ticket) -> StepResult:
-        ticket.collect_host = self._host.collect_ns(ticket.batch.items)
-        self._debt += ticket.collect_host
+        ticket.collect_host_ns = self._host.collect_ns(ticket.batch.items)
+        self._debt += ticket.collect_host_ns
         ticket.collected_ns = self.now + self._debt
         self._collected = ticket
         return ticket.result

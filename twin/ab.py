@@ -186,17 +186,9 @@ def progress_bars(
     if not shown:
         yield lambda _name, _ended, _total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from traces.progress import request_bars
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("requests"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with request_bars() as bars:
         tasks = {name: bars.add_task(name, total=total, start=False) for name in names}
 
         def advance(name: str, ended: int, _total: int) -> None:

@@ -79,7 +79,8 @@ def as_failure(error: Exception) -> Failure | None:
     """The error as a message and an exit code, or None for a fault of the program."""
     from policies.config import ConfigError
     from policies.registry import StrategyError, StrategyOptionError, UnknownStrategyError
-    from simulator.world import RefusedError, StuckError
+    from policies.stuck import StuckError
+    from simulator.world import RefusedError
     from traces.errors import TraceError
     from traces.records.errors import RecordError
     from twin.plugins import blamed

@@ -133,10 +133,10 @@ def _play(
     overwrite: bool,
     progress: bool,
 ) -> Run:
+    from policies.stuck import StuckError
     from runtime.executor import StepError
     from runtime.requests import InvalidRequestError
     from runtime.trace_replay import replay as play
-    from runtime.world import StuckError
     from twin.simulate import kept
 
     try:

@@ -105,7 +105,7 @@ class MixtureOfExperts:
 
     def expected_experts(self, tokens: int) -> float:
         """Routed experts that a step of so many tokens touches on average; see the module."""
-        return self.experts * (1 - _power(1 - self.experts_per_token / self.experts, tokens))
+        return self.experts * (1 - power(1 - self.experts_per_token / self.experts, tokens))
 
     @property
     def product_traffic(self) -> int:
@@ -120,7 +120,7 @@ class MixtureOfExperts:
         return per_token + shared + self.hidden_size
 
 
-def _power(base: float, exponent: int) -> float:
+def power(base: float, exponent: int) -> float:
     """By squaring: products are rounded alike on every platform, which `pow` of libm is not."""
     result = 1.0
     while exponent:

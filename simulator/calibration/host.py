@@ -65,11 +65,6 @@ def fit_host(steps: Steps) -> dict[str, int]:
     }
 
 
-def host_round_ns(steps: Steps) -> Int64s:
-    """int64, shape (steps,): host time of all phases of each step, as recorded."""
-    return np.asarray(steps.host_ns.sum(axis=0))
-
-
 def _fit(steps: Steps, phase: str, drivers: dict[str, Int64s]) -> dict[str, float]:
     times = steps.host_ns[PHASES.index(phase)].astype(np.float64)
     columns = np.stack(list(drivers.values()), axis=1).astype(np.float64)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.shapes.mlp import power
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,8 +48,7 @@ class Work(BaseModel):
         tiled = 0.5 * (size + self.tile * ceil(size / self.tile))
         memory = self.fixed + self.traffic * tiled
         if self.miss:
-            # Squared, not powered: products are rounded alike everywhere, which libm's pow is not.
-            memory -= self.fixed * _power(self.miss, round(size))
+            memory -= self.fixed * power(self.miss, round(size))
         return self.floor + self.compute * tiled + memory
 
 
@@ -106,13 +107,3 @@ def fit_sum(terms: Floats, measured: Floats) -> Floats:
         residuals, start, loss="soft_l1", f_scale=0.1, bounds=(start - 30, start + 15)
     )
     return np.asarray(np.exp(found.x) * scale)
-
-
-def _power(base: float, exponent: int) -> float:
-    result = 1.0
-    while exponent:
-        if exponent & 1:
-            result *= base
-        base *= base
-        exponent >>= 1
-    return result

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from simulator.validation.figures import figures
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -94,8 +92,3 @@ def check_repeats(runs: Sequence[RealRun]) -> None:
                     f"{request.prompt_tokens} prompt tokens, there "
                     f"{'it is not' if other is None else other.prompt_tokens}"
                 )
-
-
-def own_error(one: RealRun, other: RealRun) -> Figures:
-    """One real run taken as the simulation of another: what the real system is off from itself."""
-    return figures(one, other)

@@ -8,9 +8,9 @@ import pytest
 
 from policies.config import ConfigError
 from policies.engines.vllm import default_limits
+from policies.stuck import StuckError
 from simulator import Plan, simulate
 from simulator.simulation import as_config
-from simulator.world import StuckError
 from tests.simulator.checks import rows_of
 from tests.simulator.harness import MS, crowd, request_of
 from traces.workload import Workload

@@ -16,8 +16,8 @@ from policies import BATCHINGS, ORDERS, KeyOrder, QueueOrder
 from policies.batching.prefill_first import PrefillFirst
 from policies.config import ConfigError
 from policies.registry import StrategyError
+from policies.stuck import StuckError
 from simulator import RooflineLatency, simulate
-from simulator.world import StuckError
 from tests.simulator.checks import rows_of
 from tests.simulator.harness import MS, crowd, request_of
 from traces.records import load_run

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from policies.request import FinishReason
+from policies.stuck import StuckError
 from runtime.executor import StepError
-from runtime.world import StuckError
 from tests.runtime.engine.fakes import Bench, FakeModel
 from tests.runtime.engine.test_runtime_world import FAMILIES, policy
 
