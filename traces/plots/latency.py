@@ -81,7 +81,9 @@ def log_scale(ax: Axes) -> None:
     """A logarithmic axis of durations, once they are drawn; without any, no scale."""
     if np.isfinite(ax.dataLim.minposx):
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(numticks=7))
+        # within a decade or two, powers of ten alone can leave the axis without a number
+        narrow = ax.dataLim.x1 < 50 * ax.dataLim.minposx
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=7))
     plain = FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}")
     ax.xaxis.set_major_formatter(plain)
     ax.xaxis.set_minor_formatter(NullFormatter())
