@@ -198,6 +198,8 @@ def soak(loaded: LoadedModel, policy: dict[str, Any], seconds: float, seed: int)
         policy={"page_size": 4, "max_running_requests": 8, **policy},
         kv={"capacity_tokens": capacity},
     ) as engine:
+        sampler = engine.stack.forward.sampler
+        empty = sampler.nbytes
         end = time.monotonic() + seconds
         numbers = iter(range(1_000_000))
         while time.monotonic() < end and not turn.problems:
@@ -215,6 +217,10 @@ def soak(loaded: LoadedModel, policy: dict[str, Any], seconds: float, seed: int)
             for thread in threads:
                 thread.join()
             turn.resident_mib.append(resident_mib())
+    if sampler.nbytes != empty:
+        turn.problem(
+            f"the sampler holds {sampler.nbytes - empty} bytes for requests that have left"
+        )
     return turn
 
 

@@ -8,11 +8,19 @@ would be set and never read, is refused; what merely goes beyond one engine is n
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from policies.batching.decode_first import DecodeFirst
 from policies.batching.prefill_first import PrefillFirst
-from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS, StrategyOptionError
+from policies.registry import (
+    BATCHINGS,
+    EVICTIONS,
+    ORDERS,
+    RETRACTIONS,
+    StrategyOptionError,
+    UnknownStrategyError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +51,14 @@ def check(policy: PolicyConfig) -> None:
     Raises:
         ValueError: for a combination that makes no sense.
     """
-    order = ORDERS.create(policy.order, policy.order_options)
-    batching = _batching(policy)
-    EVICTIONS.create(policy.eviction, policy.eviction_options)
-    RETRACTIONS.create(policy.retraction)
+    with _key_named("order"):
+        order = ORDERS.create(policy.order, policy.order_options)
+    with _key_named("batching"):
+        batching = _batching(policy)
+    with _key_named("eviction"):
+        EVICTIONS.create(policy.eviction, policy.eviction_options)
+    with _key_named("retraction"):
+        RETRACTIONS.create(policy.retraction)
     if policy.cache not in batching.caches:
         known = " or ".join(batching.caches)
         raise ValueError(
@@ -73,6 +85,17 @@ def check(policy: PolicyConfig) -> None:
                 f"{_names_of(PrefillFirst)}: leave it out"
             )
         check_limits(policy)
+
+
+@contextmanager
+def _key_named(key: str) -> Iterator[None]:
+    """What is wrong with a strategy or its options, with the key of the config that says so."""
+    try:
+        yield
+    except UnknownStrategyError as error:
+        raise UnknownStrategyError(f"policy.{key}: {error}") from None
+    except StrategyOptionError as error:
+        raise StrategyOptionError(f"policy.{key}_options: {error}") from None
 
 
 def check_limits(policy: PolicyConfig) -> None:

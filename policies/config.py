@@ -24,12 +24,12 @@ from pydantic import (
 )
 
 from policies.accidents import Accidents
+from policies.config_errors import described
 from policies.engines import NAMES, engine
+from policies.yaml_text import YamlError, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
@@ -72,6 +72,8 @@ def _accidents(value: Any) -> Any:
         return Accidents.none()
     if value == "reference":
         return Accidents()
+    if isinstance(value, str):
+        raise ValueError("expected reference, none or a mapping of switches")  # noqa: TRY004
     return value
 
 
@@ -254,23 +256,18 @@ def load_config(cls: type[C], path: str | Path | None = None, settings: Sequence
     Raises:
         ConfigError: for a missing or malformed file, an unknown key, or an impossible value.
     """
-    import yaml
-
     data: dict[str, Any] = {}
     if path is not None:
         path = Path(path)
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            loaded = read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             msg = f"{path}: cannot be read ({error.strerror}); give the path of a YAML config"
             raise ConfigError(msg) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = (
-                f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else f": {error}"
-            )
-            msg = f"{path}: is not YAML{where}"
-            raise ConfigError(msg) from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: is not YAML: {error}") from None
+        except YamlError as error:
+            raise ConfigError(f"{path}: {error}") from None
         if loaded is not None and not isinstance(loaded, dict):
             msg = f"{path}: holds a {type(loaded).__name__}; a config is a mapping of sections"
             raise ConfigError(msg)
@@ -324,34 +321,7 @@ def make_config(
         return cls.model_validate(merged)
     except ValidationError as error:
         where = f"{source}: " if source else ""
-        lines = [where + _describe(cls, detail) for detail in _relevant(error.errors())]
-        raise ConfigError("\n".join(lines)) from None
-
-
-def _relevant(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """One line a key: of a union, pydantic reports each member's complaint."""
-    seen: dict[tuple[Any, ...], ErrorDetails] = {}
-    for detail in details:
-        loc = tuple(part for part in detail["loc"] if "[" not in str(part))
-        while loc and loc[-1] in ("int", "float", "str"):
-            loc = loc[:-1]
-        seen.setdefault(loc, {**detail, "loc": loc})
-    return list(seen.values())
-
-
-def _describe(cls: type[Config], detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        section: Any = cls
-        for part in detail["loc"][:-1]:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = getattr(field, "annotation", None)
-        known = ", ".join(getattr(section, "model_fields", {}))
-        return f"unknown key {key!r}" + (f"; known here are {known}" if known else "")
-    why = detail["msg"].removeprefix("Value error, ")
-    if isinstance(detail["input"], BaseModel | dict):
-        return f"{key}: {why}" if key else why
-    return f"{key}: {why}, not {detail['input']!r}"
+        raise ConfigError("\n".join(where + line for line in described(cls, error))) from None
 
 
 def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,8 +330,6 @@ def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _set(data: dict[str, Any], setting: str) -> None:
-    import yaml
-
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -377,7 +345,6 @@ def _set(data: dict[str, Any], setting: str) -> None:
             raise ConfigError(msg)
         at = inner
     try:
-        at[parts[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        msg = f"setting {setting!r}: {text!r} is not a YAML value"
-        raise ConfigError(msg) from None
+        at[parts[-1]] = read_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"setting {setting!r}: {text!r} {error}") from None

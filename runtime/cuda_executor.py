@@ -92,6 +92,10 @@ class CudaExecutor:
         self._time(task)
         return task.sampled
 
+    def release(self, row: int) -> None:
+        """See `Executor`. Memory that it lets go of is used again by later steps of the same stream."""
+        self._forward.release(row)
+
     def _time(self, task: _CudaTask) -> None:
         """When the step began and ended, by the clock of the run."""
         now = self._clock.now()

@@ -93,6 +93,10 @@ class Executor(Protocol):
         """
         ...
 
+    def release(self, row: int) -> None:
+        """The request in a row has left: forget it, after the steps launched before. Does not wait."""
+        ...
+
     def calibrate(self) -> None:
         """Set the device's clock by the host's. Called while nothing is in flight."""
         ...
@@ -121,7 +125,7 @@ class CpuExecutor:
     def __init__(self, forward: Forward, clock: Clock) -> None:
         self._forward = forward
         self._clock = clock
-        self._queue: SimpleQueue[_CpuTask | None] = SimpleQueue()
+        self._queue: SimpleQueue[_CpuTask | int | None] = SimpleQueue()  # an int: a row to release
         self._threads = torch.get_num_threads()
         self._closed = False
         self._worker: Thread | None = None  # started by the first launch
@@ -149,6 +153,11 @@ class CpuExecutor:
             raise StepError(task.error)
         return task.sampled
 
+    def release(self, row: int) -> None:
+        """See `Executor`."""
+        if self._worker is not None:
+            self._queue.put(row)
+
     def calibrate(self) -> None:
         """See `Executor`: there is one clock."""
 
@@ -163,6 +172,9 @@ class CpuExecutor:
     def _work(self) -> None:
         torch.set_num_threads(self._threads)  # is a setting of each thread
         while (task := self._queue.get()) is not None:
+            if isinstance(task, int):
+                self._forward.release(task)
+                continue
             task.start_ns = self._clock.now()
             try:
                 with torch.inference_mode():

@@ -68,6 +68,15 @@ class RowSampler(Protocol):
         """Start a row, or start it again after a retraction."""
         ...
 
+    def release(self, row: int) -> None:
+        """A row's request has left; it may be admitted again."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device that grow with what requests ask for."""
+        ...
+
     def sample(
         self,
         logits: torch.Tensor,
@@ -132,6 +141,10 @@ class Forward:
         )
         self._last[step.sample_rows] = sampled.tokens
         return sampled
+
+    def release(self, row: int) -> None:
+        """The request in a row has left. Called in the order of launches, as steps are."""
+        self.sampler.release(row)
 
     def _hidden(self, step: StepInputs, tokens: torch.Tensor) -> torch.Tensor:
         if self.graphs is not None and self.graphs.covers(step.seqs):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from policies.batch import Batch, DecodeRows
@@ -50,7 +52,7 @@ class PoolPages:
 
 
 class BlockPages:
-    """Pages from requests' lists of blocks, mirrored in a table that follows them as they grow.
+    """Pages from requests' sequences of blocks, mirrored in a table that follows them as they grow.
 
     Args:
         rows: rows that requests may have, from 1.
@@ -61,7 +63,7 @@ class BlockPages:
     def __init__(self, rows: int, page_size: int, max_len: int) -> None:
         self._page_size = page_size
         self._table = np.zeros((rows + 1, max_len // page_size + 2), dtype=np.int32)
-        self._lists: list[list[int] | None] = [None] * (rows + 1)  # whose blocks a row mirrors
+        self._lists: list[Sequence[int] | None] = [None] * (rows + 1)  # whose blocks a row mirrors
         self._known = [0] * (rows + 1)  # and how many of them
 
     def fill(self, table: Int32, batch: Batch, rows: Int64, kv_lens: Int64) -> None:
@@ -81,7 +83,7 @@ class BlockPages:
             self._follow(int(slots[i]), requests[i])
 
     def _follow(self, row: int, request: Request) -> None:
-        blocks = request.blocks  # a list of its own for each time the request holds memory
+        blocks = request.blocks  # one of its own for each time the request holds memory
         known = self._known[row] if self._lists[row] is blocks else 0
         self._lists[row] = blocks
         if known < len(blocks):

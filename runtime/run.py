@@ -51,7 +51,7 @@ def close_run(writer: RunWriter, recorder: Recorder, world: World, end_ns: int, 
     counts = recorder.counts(recorder.left_behind()) | {"failed_steps": world.failures}
     return writer.close(
         status,
-        itl=recorder.itl.summary(),
+        itl=recorder.itl_summary(),
         counts=counts,
         device_busy_ns=recorder.device_busy_ns,
         end_ns=end_ns,

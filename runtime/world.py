@@ -81,6 +81,8 @@ class World:
         self._jobs: dict[Request, Job] = {}
         self._again: list[Request] = []  # to arrive once more, after a failure
         self._in_flight: deque[Ticket] = deque()
+        self._row_of: dict[Request, int] = {}  # of those that the device samples for
+        self._in_row: dict[int, Request] = {}
         self._cohort: object = None
         self._members: tuple[Job, ...] = ()  # the jobs of that cohort
         self._stuck = StuckGuard()
@@ -185,6 +187,8 @@ class World:
 
     def _admission(self, item: PrefillItem) -> Admission:
         job = self._jobs[item.request]
+        self._row_of[item.request] = item.row
+        self._in_row[item.row] = item.request
         ids = job.log.read(item.seq_len)
         prompt = job.log.prompt_len
         return Admission(item.row, job.params, ids[:prompt], ids[prompt:], job.seed)
@@ -221,6 +225,8 @@ class World:
             self._tell_tokens(ticket, events, now)
         if events is not NO_EVENTS:
             self._recorder.events(events, ticket, now)
+            for request in events.retracted:
+                self._leave_row(request)
             for request in events.ended:
                 self._end(request, now)
         now = self._clock.now()
@@ -245,10 +251,18 @@ class World:
                 job.listener.token(job, token)
 
     def _end(self, request: Request, now: int) -> None:
+        self._leave_row(request)
         job = self._jobs.pop(request)
         self._arrivals.ended(job, now)
         if job.listener is not None:
             job.listener.ended(job, now)
+
+    def _leave_row(self, request: Request) -> None:
+        """Have the device forget a request, unless another was admitted to its row meanwhile."""
+        row = self._row_of.pop(request, None)
+        if row is not None and self._in_row.get(row) is request:
+            del self._in_row[row]
+            self._executor.release(row)
 
     # -- when a step fails --------------------------------------------------------------------
 
@@ -271,6 +285,8 @@ class World:
         self._recorder.events(type(NO_EVENTS)(ended=tuple(failed)), None, now)
         for request in failed:
             self._end(request, now)
+        for request in rest:
+            self._leave_row(request)
         before = self.scheduler
         self.scheduler, self._inputs = self._plan()
         self.scheduler.iteration = before.iteration

@@ -44,10 +44,14 @@ class HostConfig(HostOptions):
         if not isinstance(values, dict) or values.get("profile") is None:
             return values
         if values.get("preset", "production") != "production":
-            raise ValueError("preset and profile are both given; leave one out")
+            raise ValueError("host.preset and host.profile are both given; leave one out")
         from simulator.profile import load_calibrated
 
-        return {**load_calibrated(values["profile"]).host, **values}
+        try:
+            fitted = load_calibrated(values["profile"]).host
+        except ValueError as error:
+            raise ValueError(f"host.profile: {error}") from None
+        return {**fitted, **values}
 
 
 def _default_section(value: Any) -> Any:

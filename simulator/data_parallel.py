@@ -107,8 +107,9 @@ def simulate_ranks(
             counts.update(member.recorder.counts(member.recorder.left_behind()))
         return writer.close(
             "complete",
-            itl=front.ranks[0].recorder.itl.summary(),
+            itl=front.ranks[0].recorder.itl_summary(),
             counts=dict(counts),
+            flags=dict(devices.latency.flags()),
             device_busy_ns=devices.busy_ns,
             end_ns=clock.now_ns,
         )
@@ -176,6 +177,8 @@ class Inbox:
         clock: the simulation's.
         front: to be told of ends.
     """
+
+    waits_for_ends = True
 
     def __init__(self, clock: Clock, front: FrontEnd) -> None:
         self._clock = clock
@@ -278,8 +281,7 @@ class Rank(World):
             answer = self._answer(effect)
 
     def _sleep(self, until: int | None) -> Generator[simpy.Event, Any, None]:
-        self._charge_planning(0)
-        busy, self._debt = self._debt, 0
+        busy = self._settle()
         if busy:
             yield self.clock.timeout(busy)
         if len(self.inbox):

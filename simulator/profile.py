@@ -81,7 +81,7 @@ def mismatches(
     measured = _datasheet(profile_device)
     if measured is None:
         unknown.append(
-            f"the profile was measured on {profile_device}, which no datasheet describes: what goes by the "
+            f"it was measured on {profile_device}, which no datasheet describes: what goes by the "
             f"device's memory goes by that of {device}"
         )
     elif measured != device:

@@ -86,6 +86,10 @@ def verify(run: Run | str | Path) -> Verdict:
         complete=run.status == "complete",
     )
     difference = replay.run()
+    if difference is None and not replay.requests:
+        raise RecordError(
+            f"run {run.name}: its decision log is empty: there is nothing to take again"
+        )
     note = replay.note
     if note is None and run.status != "complete":
         note = f"as far as it was recorded: the run {_ended(run.status)}"

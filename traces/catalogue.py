@@ -1,8 +1,11 @@
 """Public traces: where each is published, under what licence, and how to have it here.
 
 `fetch` downloads one, checks it and puts it into the user's cache folder, whole or not at all;
-`find` says where it then lies. Checksums are of the uncompressed upstream file. Where one is not
-known, the download is checked by its size, or only by having come whole; `Entry.verified` says so.
+`find` says where it then lies. Checksums are of the uncompressed upstream file: taken of the file, or
+told by its publisher (git-LFS pointers of Bailian's coder and thinking), or, for Azure 2024, BurstGPT,
+Mooncake's toolagent and Bailian's chat and api, what at least two independent users of that address have
+published. Where none is known, the download is checked by its size, or only by having come whole;
+`Entry.verified` says so.
 """
 
 from __future__ import annotations

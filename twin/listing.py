@@ -11,6 +11,7 @@ from twin.options import (
     CONFIG_OPTIONS,
     PLUGIN_OPTIONS,
     note_departures,
+    note_unread,
     options,
     read_config,
 )
@@ -86,6 +87,7 @@ def config(
     """
     read = read_config(config, preset, settings, seed, policy_files, modules)
     note_departures(read)
+    note_unread(read)
     click.echo(read.to_yaml(), nl=False)
 
 

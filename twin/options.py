@@ -18,6 +18,7 @@ from twin.failures import BadInput, bad_input
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from policies.config import Config
     from simulator.config import SimulatorConfig
     from traces.workload import Workload
 
@@ -131,6 +132,7 @@ class Given:
         )
         note_departures(config)
         note_fallback(config)
+        note_unread(config)
         return config
 
     def load_workload(self, seed: int) -> Workload:
@@ -207,18 +209,29 @@ def read_config(
         settings = [f"preset={preset}", *settings]
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
-    return load_config(SimulatorConfig, file, settings)
+    config = load_config(SimulatorConfig, file, settings)
+    check_runtime_section(config, file)
+    return config
 
 
-def note_departures(config: SimulatorConfig) -> None:
-    """Say on stderr what the preset's engine could not do of a config, once in a call of `twin`."""
+def check_runtime_section(config: Config, file: str | None) -> None:
+    """What the simulator does not read may still be wrong: the runtime says so, as it would itself.
+
+    Raises:
+        ConfigError: for an unknown key or an impossible value in the section `runtime`.
+    """
+    from policies.config import make_config
+    from runtime.config import RuntimeConfig
+
+    make_config(RuntimeConfig, {"runtime": config.runtime}, source=file)
+
+
+def note_departures(config: Config) -> None:
+    """Say on stderr what the preset's engine could not do of a config."""
     from policies.engines.base import departures
 
-    noted: set[str] = click.get_current_context().meta.setdefault(f"{__name__}.noted", set())
     for departure in departures(config):
-        if departure not in noted:
-            noted.add(departure)
-            click.echo(f"beyond {config.preset}: {departure}", err=True)
+        _say_once(f"beyond {config.preset}: {departure}")
 
 
 def note_fallback(config: SimulatorConfig) -> None:
@@ -227,11 +240,32 @@ def note_fallback(config: SimulatorConfig) -> None:
 
     policy = config.policy
     if policy.cache == "none" and ORDERS.create(policy.order, policy.order_options).cache_aware:
-        click.echo(
+        _say_once(
             f"note: order {policy.order} goes by the prefix cache; with policy.cache none the queue "
-            "stays in fcfs order, as in SGLang",
-            err=True,
+            "stays in fcfs order, as in SGLang"
         )
+
+
+def note_unread(config: Config) -> None:
+    """Say on stderr where one key of KV memory hides the other; a preset's own is nobody's wish."""
+    from policies.engines import engine
+
+    preset = {} if config.preset is None else engine(config.preset).preset.get("kv", {})
+    wanted = config.kv.mem_fraction
+    if config.kv.capacity_tokens is None or wanted in (None, preset.get("mem_fraction")):
+        return
+    _say_once(
+        f"note: kv.mem_fraction {wanted} is not read: kv.capacity_tokens "
+        f"{config.kv.capacity_tokens} says how much KV there is; leave one out"
+    )
+
+
+def _say_once(line: str) -> None:
+    """On stderr, once in a call of `twin`, which may read several configs."""
+    said: set[str] = click.get_current_context().meta.setdefault(f"{__name__}.said", set())
+    if line not in said:
+        said.add(line)
+        click.echo(line, err=True)
 
 
 def read_workload(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twin.failures import BadInput, Interrupted, RunFailed, bad_input
-from twin.options import Given, options, takes_given
+from twin.options import Given, note_departures, note_unread, options, takes_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -201,7 +201,6 @@ def _read_text(given: Given, seed: int, loaded: LoadedModel) -> Workload:
 def _config(given: Given, model: str | None, options: Mapping[str, object]) -> RuntimeConfig:
     """The config as the runtime reads it, with what the options say over it, by key."""
     from policies.config import load_config
-    from policies.engines.base import departures
     from runtime.config import RuntimeConfig
     from twin.plugins import load_plugins
 
@@ -217,9 +216,21 @@ def _config(given: Given, model: str | None, options: Mapping[str, object]) -> R
     if model is not None:
         settings.append(f"model.path={_yaml_text(model)}")
     config = load_config(RuntimeConfig, given.config, [*settings, *given.settings])
-    for departure in departures(config):
-        click.echo(f"beyond {config.preset}: {departure}", err=True)
+    _check_simulator_sections(config, given.config)
+    note_departures(config)
+    note_unread(config)
     return config
+
+
+def _check_simulator_sections(config: RuntimeConfig, file: str | None) -> None:
+    """What the runtime does not read may still be wrong; files that it names need not be here."""
+    from policies.config import make_config
+    from simulator.config import SimulatorConfig
+
+    host = config.host
+    if isinstance(host, dict):
+        host = {key: value for key, value in host.items() if key != "profile"}
+    make_config(SimulatorConfig, {"latency": config.latency, "host": host}, source=file)
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from twin.failures import BadInput, bad_input
 from twin.options import PLUGIN_OPTIONS, options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from simulator.operators.llmservingsim import Link
     from simulator.validation.figures import Figures
     from simulator.validation.validate import Compared, Question, Validation
@@ -104,7 +107,7 @@ def validate(
     load_plugins(policy_files, modules)
     with bad_input():
         runs = [read_real_run(path, workload=trace, line=line) for path in real]
-        folder = _folder(out, runs[0].name, overwrite=overwrite)
+    with _folder(out, runs[0].name, overwrite=overwrite) as folder, bad_input():
         asked = Question(
             config=_sections(config),
             settings=(*([f"preset={preset}"] if preset else ()), *settings),
@@ -141,14 +144,22 @@ def _with(asked: Question, settings: tuple[str, ...]) -> Question:
     return replace(asked, settings=(*asked.settings, *settings))
 
 
-def _folder(out: str | None, name: str, *, overwrite: bool) -> Path:
+@contextmanager
+def _folder(out: str | None, name: str, *, overwrite: bool) -> Iterator[Path]:
+    """The folder to write to; where nothing comes of it, one that was not there before goes again."""
     from twin.folders import new_folder
 
     folder = new_folder(f"validate-{name}") if out is None else Path(out)
     if (folder / "validation.json").exists() and not overwrite:
         raise BadInput(f"{folder} holds a validation: name another folder, or --overwrite it")
+    there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        if not there and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def _sections(file: str | None) -> dict[str, Any] | None:
@@ -237,7 +248,7 @@ def _show_series(one: Compared) -> None:
         show.show_rows(
             ("", "difference", "real run"),
             [
-                (s.name, f"{s.error:.1%}", "as watched" if s.watched else "from its requests")
+                (s.name, _share(s.error), "as watched" if s.watched else "from its requests")
                 for s in one.series
             ],
         )
@@ -260,6 +271,11 @@ def _show_budget(made: Validation) -> None:
         for part in found.parts
     ]
     show.show_rows(("", *names, ""), rows)
+
+
+def _share(error: float) -> str:
+    """In percent; there is none of a mean of zero."""
+    return f"{error:.1%}" if math.isfinite(error) else "-"
 
 
 def _show_answers(made: Validation) -> None:

@@ -24,8 +24,11 @@ class BiasLists:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.slots = Slots()
-        self._ids = torch.zeros((1, 1), dtype=torch.int64, device=device)
-        self._values = torch.zeros((1, 1), dtype=torch.float32, device=device)
+        self._nobody = (
+            torch.zeros((1, 1), dtype=torch.int64, device=device),
+            torch.zeros((1, 1), dtype=torch.float32, device=device),
+        )
+        self._ids, self._values = self._nobody
         self._starts: dict[int, Mapping[int, float]] = {}  # by slot, to be carried out
 
     def start(self, row: int, bias: Mapping[int, float]) -> int:
@@ -33,6 +36,19 @@ class BiasLists:
         slot = self.slots.take(row)
         self._starts[slot] = bias
         return slot
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        return self._ids.nbytes + self._values.nbytes
+
+    def release(self, row: int) -> None:
+        """A row's list is not needed any more; with the last one the memory goes."""
+        slot = self.slots.release(row)
+        if slot is not None:
+            self._starts.pop(slot, None)
+        if self.slots.used == 1:
+            self._ids, self._values = self._nobody
 
     def prepare(self) -> None:
         """Carry out on the device what was asked for since the last step."""

@@ -27,8 +27,11 @@ class TokenCounts:
         self._vocab_size = vocab_size
         self._device = device
         self.slots = Slots()
-        self._output = torch.zeros((1, vocab_size), dtype=torch.int32, device=device)
-        self._prompt = torch.zeros((1, vocab_size), dtype=torch.bool, device=device)
+        self._nobody = (
+            torch.zeros((1, vocab_size), dtype=torch.int32, device=device),
+            torch.zeros((1, vocab_size), dtype=torch.bool, device=device),
+        )
+        self._output, self._prompt = self._nobody
         self._starts: dict[int, tuple[IntArray, IntArray]] = {}  # by slot, to be carried out
 
     @property
@@ -41,6 +44,14 @@ class TokenCounts:
         slot = self.slots.take(row)
         self._starts[slot] = (np.unique(prompt_ids), output_ids)
         return slot
+
+    def release(self, row: int) -> None:
+        """A row's counts are not needed any more; with the last row's the memory goes."""
+        slot = self.slots.release(row)
+        if slot is not None:
+            self._starts.pop(slot, None)
+        if self.slots.used == 1:
+            self._output, self._prompt = self._nobody
 
     def prepare(self) -> None:
         """Carry out on the device what was asked for since the last step."""

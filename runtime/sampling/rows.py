@@ -82,6 +82,9 @@ class Integers(NamedTuple):
     banned_until: Tensor  # position of the first token that may end the sequence
 
 
+_SLOTS = [i for i, name in enumerate(Integers._fields) if name.endswith("_slot")]
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a batch needs, known to the host."""
@@ -142,9 +145,12 @@ class RowTable:
         self._changed.add(row)
 
     def clear(self, row: int) -> None:
-        """The row's request is gone: it needs nothing any more."""
+        """The row's request is gone: it needs nothing any more, and points to no slot."""
         self._needs[row] = Need.GREEDY
         self._listed_k[row] = self._logprobs[row] = 0
+        if self._integers[row, _SLOTS].any():
+            self._integers[row, _SLOTS] = 0
+            self._changed.add(row)
 
     def wanted(self, rows: npt.NDArray[np.integer] | None) -> Wanted:
         """What these rows need; None for all that are set."""

@@ -57,7 +57,7 @@ class Sampled:
 class Sampler:
     """Samples for rows of a table.
 
-    `admit` and `release` touch host memory only; what they say reaches the device within the next
+    `admit` and `release` write to host memory only; what they say reaches the device within the next
     `sample`, on its stream. The calls are made one at a time, in the order of launches: where a
     thread runs the steps, it also admits.
 
@@ -115,17 +115,17 @@ class Sampler:
         if params.penalises:
             counts_slot = self._counts.start(row, prompt_ids, output_ids)
         else:
-            self._counts.slots.release(row)
+            self._counts.release(row)
         if params.logit_bias:
             bias_slot = self._bias.start(row, params.logit_bias)
         else:
-            self._bias.slots.release(row)
+            self._bias.release(row)
         ends = params.end_ids(self._eos_ids)
         if ends and params.min_new_tokens > len(output_ids):
             need |= Need.BANS
             bans_slot = self._bans.start(row, dict.fromkeys(ends, -float("inf")))
         else:
-            self._bans.slots.release(row)
+            self._bans.release(row)
         self._rows.set(
             row,
             params,
@@ -138,10 +138,18 @@ class Sampler:
         )
 
     def release(self, row: int) -> None:
-        """A row's request ended: later steps need not provide for it, nor keep its counts."""
+        """A row's request has left: later steps need not provide for it, nor keep its counts.
+
+        The memory of counts and lists goes when no row has any.
+        """
         self._rows.clear(row)
-        for slots in (self._counts.slots, self._bias.slots, self._bans.slots):
-            slots.release(row)
+        for held in (self._counts, self._bias, self._bans):
+            held.release(row)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device that grow with what requests ask for: counts, biases and bans."""
+        return self._counts.nbytes + self._bias.nbytes + self._bans.nbytes
 
     def sample(
         self, logits: Tensor, rows: Tensor, positions: Tensor, *, host_rows: IntArray | None = None

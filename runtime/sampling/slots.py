@@ -31,11 +31,15 @@ class Slots:
             self._slot_of[row] = slot
         return slot
 
-    def release(self, row: int) -> None:
-        """The row needs none; does nothing where it has none."""
+    def release(self, row: int) -> int | None:
+        """The row needs none; returns the slot it had, if any. With the last one all begin anew."""
         slot = self._slot_of.pop(row, None)
         if slot is not None:
             self._free.append(slot)
+        if not self._slot_of:
+            self._free.clear()
+            self.used = 1
+        return slot
 
     def check_integrity(self) -> None:
         """Every slot but 0 is free or one row's."""

@@ -57,12 +57,6 @@ class Tokenizer:
         """One more than the highest token id; a model's vocabulary may be larger."""
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
 
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Tokens that stand for no text, and that `decode` leaves out."""
-        added = self.backend.get_added_tokens_decoder()
-        return frozenset(i for i, token in added.items() if token.special)
-
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text.
 

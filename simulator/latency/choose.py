@@ -76,7 +76,7 @@ class ReplayedConfig(Section):
     otherwise: str | None = None
     """A calibrated profile that answers for steps which that run did not have; null makes them errors."""
     accept_mismatch: bool = False
-    """Use a profile of another model or device; the run says so."""
+    """Use a run, or a profile, of another model or device; the run says so."""
 
 
 LatencyConfig = RooflineConfig | OperatorsConfig | CalibratedConfig | ReplayedConfig
@@ -100,11 +100,11 @@ def latency_section(value: Any) -> Any:
         return value
     model = value.get("model", "roofline")
     if not isinstance(model, str) or model not in KNOWN:
-        raise ValueError(f"unknown latency.model {model!r}; known are {', '.join(KNOWN)}")
+        raise ValueError(f"latency.model: unknown {model!r}; known are {', '.join(KNOWN)}")
     known = KNOWN[model].model_fields
     unknown = [key for key in value if key not in known]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; {model} knows {', '.join(known)}")
+        raise ValueError(f"unknown key 'latency.{unknown[0]}'; {model} knows {', '.join(known)}")
     return {"model": model, **value}
 
 
@@ -236,9 +236,15 @@ def _replayed(section: ReplayedConfig, model: ModelShape, device: Device) -> Cho
         )
         otherwise, found = chosen.latency, chosen.approximations
     try:
-        latency = ReplayedLatency(load_run(section.run), otherwise)
+        run = load_run(section.run)
+        latency = ReplayedLatency(run, otherwise)
     except (RecordError, CalibrationError) as error:
         raise ConfigError(f"latency.run: {error}") from None
+    ran = run.manifest.get("hardware", {})
+    if isinstance(ran.get("model"), str) and isinstance(ran.get("device"), str):
+        found += _matched(
+            "latency.run", section.run, ran["model"], ran["device"], model, device, section
+        )
     return Chosen(latency, {"model": "replayed", "run": section.run}, found)
 
 
@@ -249,15 +255,16 @@ def _matched(
     its_device: str,
     model: ModelShape,
     device: Device,
-    section: OperatorsConfig | CalibratedConfig,
+    section: OperatorsConfig | CalibratedConfig | ReplayedConfig,
 ) -> tuple[str, ...]:
-    """What to tell of a profile that is used; an error where it is of something else."""
+    """What to tell of a profile or a run that is used; an error where it is of something else."""
     from simulator.profile import mismatches
 
+    what = "run" if key == "latency.run" else "profile"
     wrong, unknown = mismatches(its_model, its_device, model.name, device.name)
     if wrong and not section.accept_mismatch:
         raise ConfigError(
-            f"{key}: {name} is no profile for this: {'; '.join(wrong)}. Set model.path and device.name, "
-            "take another profile, or accept it with latency.accept_mismatch"
+            f"{key}: {name} is no {what} for this: {'; '.join(wrong)}. Set model.path and device.name, "
+            f"take another {what}, or accept it with latency.accept_mismatch"
         )
-    return tuple(f"profile {name}: {text}" for text in (*wrong, *unknown))
+    return tuple(f"{what} {name}: {text}" for text in (*wrong, *unknown))

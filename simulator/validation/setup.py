@@ -161,7 +161,10 @@ def _as_recorded(run: RealRun, model: str | None, device: str | None) -> Setup:
     assumed: list[Assumption] = []
     section = {k: v for k, v in config.get("model", {}).items() if v != "auto"}
     shape = _model(model or section.get("path", DEFAULT_MODEL), assumed)
-    config["model"] = {**section, "path": shape.name if assumed else model or section["path"]}
+    config["model"] = {
+        **section,
+        "path": shape.name if assumed else model or section.get("path", shape.name),
+    }
     if device is not None:
         config["device"] = {"name": device}
     return Setup(config, shape, Parallel(), int(manifest.get("ranks", 1)), tuple(assumed))

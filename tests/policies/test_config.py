@@ -53,6 +53,15 @@ def test_a_file_is_read_and_settings_go_over_it(tmp_path: Path) -> None:
     assert config.seed == 3
 
 
+def test_a_key_merged_in_may_be_given_anew(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "host: &base {order: lpm, page_size: 16}\npolicy:\n  <<: *base\n  page_size: 32\n"
+    )
+    config = load_config(Config, path)
+    assert (config.policy.order, config.policy.page_size) == ("lpm", 32)
+
+
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("")
@@ -70,24 +79,41 @@ def test_minus_one_switches_chunking_off_as_in_sglang() -> None:
         (["polcy.order=lpm"], r"unknown key 'polcy'; known here are policy, model, device"),
         (["policy.priority.on=true"], r"unknown key 'policy.priority.on'; known here are enabled"),
         (["policy.accidents.typo=true"], r"unknown key 'policy.accidents.typo'"),
-        (["policy.order=sjf"], r"policy: unknown queue order 'sjf'; known are .*fcfs"),
-        (["policy.batching=orca"], r"unknown batching 'orca'; known are .*mixed"),
-        (["policy.eviction=rand"], r"unknown eviction 'rand'; known are .*lru"),
-        (["policy.retraction=x"], r"unknown retraction 'x'; known are .*last-in"),
+        (["policy.order=sjf"], r"^policy.order: unknown queue order 'sjf'; known are .*fcfs"),
+        (["policy.batching=orca"], r"^policy.batching: unknown batching 'orca'; known are .*mixed"),
+        (["policy.eviction=rand"], r"^policy.eviction: unknown eviction 'rand'; known are .*lru"),
+        (
+            ["policy.retraction=x"],
+            r"^policy.retraction: unknown retraction 'x'; known are .*last-in",
+        ),
         (["policy.overlap=maybe"], r"policy.overlap: .*'overlapped' or 'serial', not 'maybe'"),
         (["policy.page_size=0"], r"policy.page_size: .*greater than 0, not 0"),
         (["policy.page_size=many"], r"policy.page_size: .*integer.*, not 'many'"),
         (["policy.max_running_requests=-1"], r"policy.max_running_requests: .*, not -1"),
         (["policy.new_token_ratio.min_factor=2"], r"min_factor: .*less than or equal to 1, not 2"),
-        (["policy.order_options={seed: 1}"], r"'fcfs' has no option 'seed'"),
+        (
+            ["policy.order_options={seed: 1}"],
+            r"^policy.order_options: queue order 'fcfs' has no option 'seed'",
+        ),
+        (
+            ["policy.batching=decode-first", "policy.batching_options.max_num_batched_tokens=x"],
+            r"^policy.batching_options: option 'max_num_batched_tokens' .* cannot be 'x'",
+        ),
+        (
+            ["policy.chunked_prefill_size=some"],
+            r"^policy.chunked_prefill_size: Input should be a valid integer or 'auto', not 'some'$",
+        ),
+        (["policy.priority=3"], r"^policy.priority: is a section, a mapping of keys, not 3$"),
+        (["policy=null"], r"^policy: is a section, a mapping of keys, not None$"),
+        (["policy.priority={enabled: 1, enabled: 0}"], r"line 1: key 'enabled' is there already"),
         (["policy.page_size=16", "policy.chunked_prefill_size=8"], r"8 is below page_size 16"),
         (["policy.order=shortest-prefill-first", "policy.cache=none"], r"set cache to radix"),
-        (["policy.accidents=all"], r"policy.accidents: .*, not 'all'"),
+        (["policy.accidents=all"], r"policy.accidents: expected reference, none or .*, not 'all'"),
         (["kv.mem_fraction=1.5"], r"kv.mem_fraction: .*, not 1.5"),
         (["seed=-1"], r"seed: .*, not -1"),
         (["policy.order"], r"setting 'policy.order' is not of the form section.key=value"),
         (["policy..order=lpm"], r"is not of the form"),
-        (["policy.order={"], r"'\{' is not a YAML value"),
+        (["policy.order={"], r"setting 'policy.order=\{': '\{' is not YAML"),
         (["seed=3", "seed.x=4"], r"'seed' is the value 3, not a section"),
     ],
 )
@@ -114,6 +140,12 @@ def test_all_mistakes_are_named_at_once() -> None:
         (b"\xff\xfe\x00", r"is not YAML"),
         (b"- a\n- b\n", r"holds a list; a config is a mapping of sections"),
         (b"policy: {page_size: no}", r"missing.yaml: policy.page_size"),
+        (
+            b"policy:\n  order: lpm\n  page_size: 16\n  order: fcfs\n",
+            r"missing.yaml: line 4: key 'policy.order' is there already, in line 2; leave one out",
+        ),
+        (b"seed: 1\npolicy: {order: lpm}\nseed: 1\n", r"line 3: key 'seed' is there already"),
+        (b"policy:\n- {a: 1, a: 2}\n", r"line 2: key 'policy.0.a' is there already"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:

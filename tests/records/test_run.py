@@ -1,5 +1,7 @@
 """Reading a run: what is wrong with one is said, and its files hold the types they promise."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +30,39 @@ def test_a_damaged_table_is_named(tmp_path, make_run):
     (tmp_path / "run" / "steps.parquet").unlink()
     with pytest.raises(RecordError, match=r"steps\.parquet is missing"):
         _ = load_run(tmp_path / "run").steps
+
+
+def test_damage_within_a_table_is_said_in_one_line(tmp_path, make_run):
+    make_run(tmp_path / "run", n=50)
+    file = tmp_path / "run" / "requests.parquet"
+    content = bytearray(file.read_bytes())
+    content[100:600] = b"U" * 500
+    file.write_bytes(content)
+    with pytest.raises(RecordError, match=r"requests\.parquet .*cannot be read: .*") as caught:
+        _ = load_run(tmp_path / "run").requests
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("config", "x", "a mapping"),
+        ("resolved", [], "a mapping"),
+        ("kv_capacity_tokens", "many", "a whole number"),
+        ("records", 3, "a list"),
+        ("status", None, "lacks `records` or `status`"),
+    ],
+)
+def test_a_manifest_that_was_meddled_with_is_named(tmp_path, make_run, key, value, wanted):
+    make_run(tmp_path / "run", n=5)
+    file = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest[key] = value
+    if value is None:
+        del manifest[key]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(RecordError, match=wanted):
+        load_run(tmp_path / "run")
 
 
 def test_unknown_tables_list_the_known():

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from policies.config import ConfigError
+from simulator.calibration.fitting import calibrate
 from simulator.data_parallel import simulate_ranks
 from simulator.latency.base import LatencyModel, StepShape
 from simulator.routing import ROUTERS, LeastLoaded, RoundRobin
 from simulator.simulation import simulate
+from tests.simulator.calibration.truth import recorded
+from tests.simulator.calibration.truth import work as work_to_calibrate
 from traces.generate import generate
+from traces.records.run import load_run
 from traces.tokens import SyntheticTokens
 from traces.workload import TraceRequest, Workload
 
@@ -82,6 +86,21 @@ def test_a_step_takes_as_long_as_its_slowest_rank_and_a_sleeping_one_holds_nobod
     assert sorted(took) == [1, 1, 100, 100]
     first = run.requests.set_index("id")["first_token_ns"]
     assert abs(first["r1"] - first["r2"]) < 1e6  # the short prompt waited for the long one
+
+
+def test_steps_beyond_what_was_measured_are_told_as_of_a_single_engine(tmp_path):
+    measured = work_to_calibrate(1, 60, rate=10)
+    path = tmp_path / "p.json"
+    calibrate([recorded(measured, 0.02)]).profile.save(path)
+    config = {"latency": {"model": "calibrated", "profile": str(path)}}
+    config["policy"] = {"chunked_prefill_size": None}
+    larger = work_to_calibrate(2, 80, rate=25, prompt=1200)
+    alone, one = simulate(larger, config), simulate_ranks(larger, config, ranks=1)
+    assert alone.manifest["flags"]
+    assert one.manifest["flags"] == alone.manifest["flags"]
+    two = simulate_ranks(larger, config, ranks=2, out=tmp_path / "two")
+    assert sum(two.manifest["flags"].values()) > 0
+    assert "not measured: " in " ".join(str(load_run(tmp_path / "two")).split())
 
 
 def test_the_front_end_sends_to_whoever_has_least_and_counts_what_it_sent():

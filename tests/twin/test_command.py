@@ -72,6 +72,31 @@ def test_the_config_that_is_printed_can_be_given(twin, tmp_path):
     assert yaml.safe_load(shown)["seed"] == 7
 
 
+def test_the_folder_of_a_run_is_no_trace_and_says_what_takes_it(twin, trace):
+    assert twin("simulate", "--trace", trace, "--out", "a").exit_code == 0
+    result = twin("simulate", "--trace", "a")
+    assert result.exit_code == 2
+    assert "a: found the folder of a run; expected a trace (`twin validate`" in result.stderr
+
+
+def test_what_is_not_read_is_said_once(twin):
+    both = ("--set", "kv.capacity_tokens=200000", "--set", "kv.mem_fraction=0.5")
+    for arguments in (
+        ("config", *both),
+        ("simulate", "--workload", "azure-conversation", "--limit", 3, *both),
+        ("ab", "--workload", "azure-conversation", "--limit", 3, "--vary", "seed=1,2", *both),
+    ):
+        result = twin(*arguments)
+        assert result.exit_code == 0
+        assert result.stderr.count("note: kv.mem_fraction 0.5 is not read") == 1
+        assert "kv.capacity_tokens 200000 says how much KV there is" in result.stderr
+    # the share of memory that a preset brings is nobody's wish
+    alone = twin("config", "--preset", "vllm", "--set", "kv.capacity_tokens=200000")
+    assert "not read" not in alone.stderr
+    for one in ("kv.capacity_tokens=200000", "kv.mem_fraction=0.5"):
+        assert "not read" not in twin("config", "--set", one).stderr
+
+
 SIMULATE = ("simulate", "--workload", "azure-conversation", "--limit", 3)
 
 
@@ -101,6 +126,13 @@ SIMULATE = ("simulate", "--workload", "azure-conversation", "--limit", 3)
         ((*SIMULATE, "--set", "model.path=nope/7B"), "model.path"),
         ((*SIMULATE, "--set", "device.name=rtx4090", "--set", "model.path=Qwen/Qwen3-32B"), "fit"),
         ((*SIMULATE, "--config", "nope.yaml"), "nope.yaml: cannot be read"),
+        ((*SIMULATE, "--set", "latency.model=replayed"), "Error: latency.run: Field required"),
+        (
+            (*SIMULATE, "--set", "runtime.attn=torch"),
+            "unknown key 'runtime.attn'; known here are device, load_format, attention",
+        ),
+        ((*SIMULATE, "--set", "runtime.attention=fast"), "runtime.attention: Input should be"),
+        (("config", "--set", "runtime=3"), "runtime: is a section, a mapping of keys, not 3"),
         ((*SIMULATE, "--records", "stpes"), "unknown records stpes: known are requests, steps"),
         ((*SIMULATE, "--policy", "nope.py"), "--policy nope.py: no such file"),
         ((*SIMULATE, "--import", "nope_nope"), "--import nope_nope: ModuleNotFoundError"),

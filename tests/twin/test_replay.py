@@ -151,6 +151,9 @@ def test_what_is_asked_wrongly_is_said_before_anything_is_played(twin, chat, mod
         (("--trace", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--trace", chat, "--model", tmp_path / "none"), "model.path: .*none"),
         (("--trace", chat, "--set", "runtime.attention=fast"), "runtime.attention"),
+        (("--trace", chat, "--set", "latency.modle=roofline"), "unknown key 'latency.modle'"),
+        (("--trace", chat, "--set", "latency.model=replayed"), "latency.run: Field required"),
+        (("--trace", chat, "--set", "host.foo=1"), "unknown key 'host.foo'"),
         (("--trace", chat, "--records", "everything"), "unknown records everything"),
         (("--trace", chat, "--loop", "open", "--concurrency", 2), "kept in a closed loop only"),
     ):
@@ -158,6 +161,15 @@ def test_what_is_asked_wrongly_is_said_before_anything_is_played(twin, chat, mod
         assert result.exit_code == 2, wrong
         assert re.search(message, result.stderr), (wrong, result.stderr)
         assert not (tmp_path / "run").exists()
+
+
+def test_what_only_the_simulator_reads_need_not_be_here(twin, chat, model, tmp_path):
+    config = "latency: {model: calibrated, profile: gone.json}\nhost: {profile: gone.json}\n"
+    (tmp_path / "shared.yaml").write_text(config)
+    given = ("--config", "shared.yaml", "--set", "kv.mem_fraction=0.5")
+    result = twin("replay", "--trace", chat, "--out", "run", *given, *options(model))
+    assert result.exit_code == 0
+    assert "note: kv.mem_fraction 0.5 is not read: kv.capacity_tokens 256" in result.stderr
 
 
 def test_a_run_that_is_there_is_kept(twin, chat, model):

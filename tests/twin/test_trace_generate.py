@@ -61,7 +61,7 @@ def test_a_preset_is_shown_as_a_description(twin, name):
             ("--preset", "lmsys", "--set", "lengths.inputs=3"),
             "lmsys: lengths: unknown key 'inputs'; known here are input, output, spearman",
         ),
-        (("--preset", "lmsys", "--set", "arrivals.rate=-1"), "arrivals.poisson.rate: Input should"),
+        (("--preset", "lmsys", "--set", "arrivals.rate=-1"), "arrivals.rate: Input should"),
         (("--preset", "lmsys", "--sessions", 2), "lmsys has no sessions to count; give n"),
     ],
 )

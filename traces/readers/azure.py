@@ -57,10 +57,9 @@ class AzureFormat:
             fields = line.split(",")
             if len(fields) != len(_COLUMNS):
                 raise RowError(f"{len(fields)} fields in {shown(line)}", f"three: {_HEADER}")
-            prompt, output = (
-                csv_count(text, name) for text, name in zip(fields[1:], _COLUMNS[1:], strict=True)
-            )
-            return clock.check(_time_ns(fields[0]), fields[0]), prompt, output
+            time, prompt, output = fields
+            counts = csv_count(prompt, _COLUMNS[1]), csv_count(output, _COLUMNS[2])
+            return clock.check(_time_ns(time), time), *counts
 
         rows = list(source.rows(lines, parse, options.limit))
         ids = request_ids([ordinal for ordinal, _ in rows])

@@ -9,6 +9,7 @@ from traces.errors import TraceError
 from traces.readers.formats import MooncakeArrivals, ReadOptions
 from traces.readers.lines import TraceLines
 from traces.readers.registry import FORMATS, format_of, recognised
+from traces.records.manifest import is_run
 from traces.tokens import VOCAB_SIZE
 from traces.workload import Workload
 
@@ -69,6 +70,10 @@ def read_trace(
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size must be at least 1 token, got {block_size}")
     path = _located(path)
+    if is_run(path):
+        raise TraceError(
+            path, "the folder of a run", "a trace (`twin validate` takes a run's requests)"
+        )
     source = TraceLines(path, skip_bad_rows)
     head = source.head()
     if not head:

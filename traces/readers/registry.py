@@ -95,7 +95,5 @@ def recognised(source: TraceLines, head: list[tuple[int, str]]) -> TraceFormat:
             json_row(line)
         except RowError as error:
             raise source.at(number, line, error) from None
-    known = "; ".join(f"{form.name}: {form.described}" for form in FORMATS.values())
-    raise TraceError(
-        source.path, f"no known trace format in {shown(line)}", f"one of {known}", line=number
-    )
+    known = f"one of {', '.join(FORMATS)}; `twin trace formats` lists how each is recognised"
+    raise TraceError(source.path, f"no known trace format in {shown(line)}", known, line=number)

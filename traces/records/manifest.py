@@ -27,6 +27,21 @@ MANIFEST = "manifest.json"
 FORMAT = "schedtwin-run"
 FORMAT_VERSION = 1
 
+#: What readers take these keys to be, where they are there.
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "config": (dict, "a mapping"),
+    "counts": (dict, "a mapping"),
+    "flags": (dict, "a mapping"),
+    "hardware": (dict, "a mapping"),
+    "itl": (dict, "a mapping"),
+    "kv_capacity_tokens": (int, "a whole number"),
+    "records": (list, "a list"),
+    "resolved": (dict, "a mapping"),
+    "status": (str, "text"),
+    "tables": (dict, "a mapping"),
+    "workload": (dict, "a mapping"),
+}
+
 #: Keys the writer keeps itself; a world that gave one would be overruled.
 RESERVED = ("format", "format_version", "records", "status", "tables")
 
@@ -100,6 +115,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{file} has format version {manifest.get('format_version')}; "
             f"this program reads {FORMAT_VERSION}"
         )
+    for key, (kind, wanted) in _KINDS.items():
+        found = manifest.get(key)
+        if found is not None and not isinstance(found, kind):
+            raise RecordError(f"{file} is damaged: {key} is {found!r}, expected {wanted}")
     return manifest
 
 

@@ -54,6 +54,10 @@ class Recording(Generic[S]):
         self._out = writer
         self._written = 0  # requests
 
+    def itl_summary(self) -> dict[str, float | int | bool]:
+        """The manifest's `itl`: see `ItlAccumulator.summary`."""
+        return self.itl.summary()
+
     def counts(self, unfinished: int) -> dict[str, int]:
         """The manifest's counts; `unfinished` is what `left_behind` said."""
         return {

@@ -92,7 +92,8 @@ class Run:
                 raise RecordError(f"{file} is missing, though the manifest says it was written")
             return pa.concat_tables([schema.empty_table(), *read_parts(parts, schema)])
         except (OSError, ValueError) as error:  # Arrow's errors derive from these
-            raise RecordError(f"{file} (or its parts) cannot be read: {error}") from error
+            said = " ".join(str(error).split())  # Arrow's run over several lines
+            raise RecordError(f"{file} (or its parts) cannot be read: {said}") from error
 
     @cached_property
     def requests(self) -> pd.DataFrame:

@@ -36,7 +36,8 @@ def batches(run: Run, table: str, columns: Sequence[str]) -> Iterator[pa.RecordB
         with pq.ParquetFile(file) as stored:
             yield from stored.iter_batches(BATCH_ROWS, columns=list(columns))
     except (OSError, ValueError) as error:  # Arrow's errors derive from these
-        raise RecordError(f"{file} cannot be read: {error}") from error
+        said = " ".join(str(error).split())  # Arrow's run over several lines
+        raise RecordError(f"{file} cannot be read: {said}") from error
 
 
 def row_tuples(run: Run, table: str, columns: Sequence[str]) -> Iterator[list[tuple[object, ...]]]:

@@ -107,15 +107,23 @@ class FakeModel:
 
 
 class Greedy:
-    """The most likely token; notes who was admitted with what."""
+    """The most likely token; notes who was admitted with what, and which rows are held."""
+
+    nbytes = 0
 
     def __init__(self) -> None:
         self.admitted: list[tuple[int, list[int], list[int]]] = []
+        self.held: set[int] = set()
 
     def admit(self, row: int, params: Any, prompt: Any, output: Any, *, seed: int = 0) -> None:
         self.admitted.append((row, prompt.tolist(), output.tolist()))
+        self.held.add(row)
+
+    def release(self, row: int) -> None:
+        self.held.remove(row)
 
     def sample(self, logits: torch.Tensor, rows: Any, positions: Any, **_: Any) -> Sampled:
+        assert set(rows.tolist()) - {0} <= self.held, "a row was let go of before its last step"
         return Sampled(logits.argmax(-1))
 
 
@@ -223,5 +231,6 @@ class Bench:
             self.world.run()
         finally:
             self.executor.close()
+        assert self.sampler.held == set(), "rows are held for requests that have left"
         if self.model.fail_on is None:
             assert self.world.failures == 0, self.world.last_failure

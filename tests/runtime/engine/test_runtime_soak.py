@@ -25,11 +25,14 @@ def a_prompt(rng: random.Random) -> list[int]:
 
 
 def some_params(rng: random.Random) -> SamplingParams:
+    most = rng.choice([0, 1, 5, 60])
     return SamplingParams(
-        max_new_tokens=rng.choice([0, 1, 5, 60]),
+        max_new_tokens=most,
         temperature=rng.choice([0.0, 1.0]),
         ignore_eos=rng.random() < 0.5,
         presence_penalty=rng.choice([0.0, 0.5]),
+        logit_bias=rng.choice([{}, {5: 3.0, 6: 1.0}]),
+        min_new_tokens=min(most, rng.choice([0, 0, 3])),
         logprobs=rng.choice([None, 2]),
     )
 
@@ -55,6 +58,8 @@ def test_nothing_is_left_behind(tiny_model: TinyModel, family: str, overlap: str
     with Engine(
         loaded=loaded, on_idle=at_rest, policy=policy, kv={"capacity_tokens": 160}
     ) as engine:
+        sampler = engine.stack.forward.sampler
+        empty = sampler.nbytes
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
             try:
@@ -68,6 +73,7 @@ def test_nothing_is_left_behind(tiny_model: TinyModel, family: str, overlap: str
             time.sleep(rng.random() * 0.01)
         outputs = [answer.result(60) for answer in answers]
     assert rested > 0
+    assert sampler.nbytes == empty, "penalties, biases or bans of requests that have left are kept"
     assert {str(output.finish_reason) for output in outputs} >= {"length", "abort", "refused"}
     for output in outputs:
         assert (output.finish_reason == "refused") == (output.error is not None)

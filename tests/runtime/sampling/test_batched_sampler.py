@@ -316,6 +316,50 @@ def test_counts_take_memory_only_for_rows_that_penalise() -> None:
     assert sampler._counts.nbytes == 5 * 50_000 * 4
 
 
+def test_a_long_series_of_requests_with_penalties_leaves_no_memory_behind() -> None:
+    sampler = Sampler(16, VOCAB, "cpu", eos_ids=[EOS])
+    empty = sampler.nbytes
+    params = [
+        SamplingParams(seed=1, frequency_penalty=1.5),
+        SamplingParams(seed=2, logit_bias={5: 3.0, 9: -2.0}),
+        SamplingParams(seed=3, min_new_tokens=4),
+        SamplingParams(seed=4),
+    ]
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(1))
+    prompt = np.arange(3, dtype=np.int32)
+    at = torch.tensor([3])
+    most = 0
+    for i in range(400):
+        row = 1 + i % 16
+        if i >= 8:
+            sampler.release(1 + (i - 8) % 16)  # eight are under way at a time
+        sampler.admit(row, params[i % 4], prompt, NOTHING)
+        fresh = Sampler(1, VOCAB, "cpu", eos_ids=[EOS])
+        fresh.admit(1, params[i % 4], prompt, NOTHING)
+        alone = fresh.sample(logits, torch.tensor([1]), at)
+        assert torch.equal(sampler.sample(logits, torch.tensor([row]), at).tokens, alone.tokens)
+        most = max(most, sampler.nbytes)
+        if i == 100:
+            early = most
+    assert most == early > empty  # what grows goes with those under way, not with those served
+    for row in range(1, 17):
+        sampler.release(row)
+    assert sampler.nbytes == empty
+    sampler.admit(2, params[0], prompt, NOTHING)
+    assert torch.isfinite(sampler.sample(logits, torch.tensor([2]), at).tokens).all()
+
+
+def test_a_request_that_leaves_before_its_first_step_leaves_nothing() -> None:
+    sampler = Sampler(4, VOCAB, "cpu")
+    empty = sampler.nbytes
+    for row in (1, 2, 3):
+        sampler.admit(row, SamplingParams(presence_penalty=1, logit_bias={1: 1}), NOTHING, NOTHING)
+    for row in (1, 2, 3):
+        sampler.release(row)
+    sampler.sample(torch.zeros(1, VOCAB), torch.tensor([0]), torch.tensor([0]))
+    assert sampler.nbytes == empty
+
+
 @pytest.mark.parametrize("temperature", [2e-5, 1e-3, 1e6])
 def test_extreme_temperatures_neither_overflow_nor_fail(temperature: float) -> None:
     logits = torch.full((1, VOCAB), -1e4)

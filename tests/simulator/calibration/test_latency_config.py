@@ -45,12 +45,31 @@ def test_the_roofline_stays_the_default() -> None:
     [
         (
             {"model": "oracle"},
-            "latency: unknown latency.model 'oracle'; known are roofline, operators, calibrated",
+            "latency.model: unknown 'oracle'; known are roofline, operators, calibrated",
         ),
-        ({"model": 3}, "unknown latency.model 3; known are"),
-        ({"model": "calibrated", "run": "x"}, "unknown key 'run'; calibrated knows model, profile"),
-        ({"gemm": 0.5}, "unknown key 'gemm'; roofline knows gemm_flops_efficiency"),
-        ({"model": "calibrated"}, "latency.calibrated.profile: Field required"),
+        ({"model": 3}, "latency.model: unknown 3; known are"),
+        (
+            {"model": "calibrated", "run": "x"},
+            "unknown key 'latency.run'; calibrated knows model, profile",
+        ),
+        ({"gemm": 0.5}, "unknown key 'latency.gemm'; roofline knows gemm_flops_efficiency"),
+        ({"model": "calibrated"}, "latency.profile: Field required"),
+        ({"model": "replayed"}, "latency.run: Field required"),
+        ({"model": "replayed", "run": 3}, "latency.run: Input should be a valid string, not 3"),
+        ({"model": "operators", "tables": 1}, "latency.tables: Input should be a valid string"),
+        ({"model": "operators", "all_to_all": "x"}, "latency.all_to_all: Input should be 'nccl'"),
+        (
+            {"model": "operators", "parallel": {"dp": 2}},
+            "unknown key 'latency.parallel.dp'; known here are tp, ep, pp",
+        ),
+        (
+            {"model": "operators", "parallel": {"tp": 2, "ep": 3}},
+            "latency.parallel: tp is 2 and ep 3; one must divide the other",
+        ),
+        (
+            {"model": "calibrated", "profile": "p", "accept_mismatch": "perhaps"},
+            "latency.accept_mismatch: Input should be a valid boolean",
+        ),
         (
             {"model": "calibrated", "profile": "none.json"},
             "latency.profile: none.json cannot be read",
@@ -72,6 +91,8 @@ def test_what_cannot_be_is_refused_with_what_could(section: dict[str, Any], said
     with pytest.raises(ConfigError) as error:
         plan(**section)
     assert said in str(error.value)
+    key = str(error.value).partition(":")[0].split(".")
+    assert not {"roofline", "operators", "calibrated", "replayed"} & set(key)  # as YAML has it
 
 
 def test_a_profile_of_another_model_or_device_is_refused_unless_accepted(profile: str) -> None:
@@ -141,9 +162,9 @@ def test_the_host_takes_a_profile_below_what_is_given(profile: str) -> None:
     again = as_config(config, ["host.collect_fixed_ns=8"])
     assert (again.host.commit_fixed_ns, again.host.collect_fixed_ns) == (7, 8)
     assert again.host.prepare_fixed_ns == fitted["prepare_fixed_ns"]
-    with pytest.raises(ConfigError, match="preset and profile are both given"):
+    with pytest.raises(ConfigError, match=r"host\.preset and host\.profile are both given"):
         as_config({"host": {"profile": profile, "preset": "zero"}})
-    with pytest.raises(ConfigError, match=r"host: none\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"^host\.profile: none\.json cannot be read"):
         as_config({"host": {"profile": "none.json"}})
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator import StepShape, simulate
+from simulator import Plan, StepShape, simulate
 from simulator.calibration.fitting import calibrate
 from simulator.latency.calibrated import CalibratedLatency
 from simulator.latency.replayed import ReplayedLatency, ReplayError
+from simulator.simulation import as_config
 from tests.simulator.calibration.truth import noisy_device, recorded, work
 from traces import Run, SyntheticTokens, TraceRequest, Workload, load_run
 
@@ -107,6 +108,20 @@ def test_a_run_made_without_steps_cannot_be_replayed(tmp_path: Any) -> None:
         simulate(LOAD, {"latency": section})
     with pytest.raises(ConfigError, match=r"latency\.run: .*no such run folder"):
         simulate(LOAD, {"latency": {"model": "replayed", "run": str(tmp_path / "none")}})
+
+
+def test_a_run_of_another_model_or_device_is_refused_unless_accepted(folder: str) -> None:
+    from policies.config import ConfigError
+
+    section = {"model": "replayed", "run": folder}
+    small = {"latency": section, "model": {"path": "Qwen/Qwen3-4B"}}
+    with pytest.raises(ConfigError, match=r"latency\.run: .* is no run for this: it is of model"):
+        simulate(LOAD, small)
+    with pytest.raises(ConfigError, match=r"latency\.run: .*the config's device is h100"):
+        simulate(LOAD, {"latency": section, "device": {"name": "h100"}})
+    accepted = {"latency": {**section, "accept_mismatch": True}, "device": {"name": "h100"}}
+    told = Plan.of(as_config(accepted)).approximations
+    assert any("the config's device is h100" in text for text in told)
 
 
 def test_recorded_runs_serve_from_memory_too() -> None:
