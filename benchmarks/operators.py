@@ -4,10 +4,11 @@
 
 DIR holds AIConfigurator's operator tables (`<gpu>/<family>/<framework>/<version>/*.parquet`); without
 it the installed package `aiconfigurator-core` is read. All in bfloat16, attention at head dimension
-128. Four ways to leave measurements out, each error the mean of |predicted / measured - 1|:
+128. Ways to leave measurements out, each error the mean of |predicted / measured - 1|:
 
 - *sizes*: every fifth size (rows, lengths, tokens), over the five ways to begin, ends excepted;
 - *shapes*: every fifth weight shape, head configuration or way to split experts, whole;
+- *models*: of experts, all ways to split those of one model, over the models;
 - *largest*: all above a size, which is then beyond the range the model saw;
 - *noise*: not a model: the same rows measured under another framework.
 
@@ -99,6 +100,12 @@ def folds(
     yield f"{name}, largest ({size} > {largest:.0f})", errors(table, table[size] > largest, predict)
 
 
+def whole(table: pd.DataFrame, columns: list[str], predict: Predict) -> np.ndarray:
+    """Errors with all rows left out that agree in some columns, over what these can be."""
+    groups = table.groupby(columns).ngroup()
+    return np.concatenate([errors(table, groups == group, predict) for group in groups.unique()])
+
+
 def noise(table: pd.DataFrame, other: pd.DataFrame, keys: list[str]) -> np.ndarray:
     both = table.merge(other, on=keys, suffixes=("", "_other"))
     return np.asarray(both["ns_other"] / both["ns"] - 1)
@@ -152,6 +159,7 @@ def kernels(gpu: str, framework: str, root: Path | None) -> None:
         table = mine[name]
         for title, found in folds(name, table, size, shape, largest, predict):
             show(title, found, GOALS["largest" if "largest" in title else name])
+    show("moe, whole models", whole(mine["moe"], split[:4], experts))
     other = next((f for f in ("vllm", "sglang") if f != framework), "vllm")
     try:
         theirs = read(Tables.open(gpu, other, root=root))

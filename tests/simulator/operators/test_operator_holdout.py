@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.operators import GOALS, attend, errors, experts, gemm, read
 from simulator.operators import Tables
+from simulator.operators.moe import KEYS
 
 AIC = Path(__file__).resolve().parents[3].parent / "shared" / "gpu" / "aic"
 pytestmark = pytest.mark.skipif(not AIC.is_dir(), reason="no operator tables here")
@@ -38,6 +39,13 @@ def test_every_fifth_size_is_met(
     out = table[size].isin(np.sort(table[size].unique())[2:-1:5])
     predict = {"gemm": gemm, "moe": experts}.get(name) or attend(name)  # type: ignore[arg-type]
     assert np.abs(errors(table, out, predict)).mean() < GOALS[name]
+
+
+def test_splits_of_experts_left_out_are_met(tables: dict[str, object]) -> None:
+    table = tables["moe"]
+    table = table[table["hidden_size"].isin([2048, 2816, 4096])].reset_index(drop=True)  # type: ignore[index]
+    keys = table.groupby(KEYS).ngroup()
+    assert np.abs(errors(table, keys % 5 == 2, experts)).mean() < GOALS["moe"]
 
 
 def test_weight_shapes_left_out_are_met(tables: dict[str, object]) -> None:
