@@ -50,7 +50,7 @@ class OperatorLatency(LatencyModel):
         self._ranks = profile.parallel.attention_ranks
         self._attention = profile.attention
         self._lengths = self._attention.decode.skew_share > 0
-        self._lengths_mixed = getattr(self._attention, "skew_share", self._lengths) > 0
+        self._lengths_mixed = self._lengths or getattr(self._attention, "skew_share", 0.0) > 0
         self._sizes: dict[tuple[int, int, int, bool], _Sized] = {}
 
     @property

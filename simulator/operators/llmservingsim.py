@@ -5,12 +5,16 @@ layer, as vLLM's own layers take them in eager mode: `dense.csv` over tokens, `p
 rows, `attention.csv` over prefill chunk, cached tokens, decode rows and KV length together, `moe.csv`
 over tokens and experts touched, and `skew.csv`, decode rows of unequal length beside equal ones.
 
+Products go in steps between the sizes measured: a kernel computes whole tiles, and a step that vLLM
+replays as a CUDA graph has as many tokens as one captured. A size takes what the next such one takes.
+
 Nothing in it crosses GPUs: where a model is split, a `Link` stands in for collectives, and is named
 in the profile's approximations. Experts see tokens as even routing sends them.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +47,11 @@ PER_LAYER: Final = {
 }
 PER_STEP: Final = ("embedding", "final_layernorm")
 PER_ROW: Final = ("lm_head", "sampler")
+PRODUCTS: Final = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+# vLLM captures graphs of these many tokens and, with more sequences, every 16 up to 512
+CAPTURED: Final = (1, 2, 4, *range(8, 257, 8))
+# rows of a tensor core's smallest tile in these kernels, and the profile's spacing above
+TILE: Final = 16
 
 
 class Link(BaseModel):
@@ -94,7 +103,7 @@ def read_llmservingsim(
         Operator(
             name=name,
             count=PER_LAYER[name] * (model.dense_layers if name in mlp else model.layers),
-            curve=_layer(dense, name, "tokens"),
+            curve=_product(dense, name) if name in PRODUCTS else _layer(dense, name, "tokens"),
         )
         for name in per_layer
     ]
@@ -141,18 +150,37 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
     raise TableError(f"{folder} has no {name}.csv; there is: {known}")
 
 
+def _product(table: pd.DataFrame, name: str) -> Curve:
+    """Over tokens, in steps: up to 256 by what is captured, then by tiles, where as finely measured."""
+    measured = _median(table, name, "tokens")
+    known, ns = measured.index.to_numpy(float), monotone(np.array(measured, float))
+    most = int(known[-1])
+    above = (int(n) for n in known if n > CAPTURED[-1] or n == most)
+    found: dict[int, float] = {}
+    for before, end in pairwise([0, *(n for n in CAPTURED if n < most), *above]):
+        time = float(np.interp(end, known, ns))
+        if end - before <= TILE:
+            found[before + 1] = time
+        found[end] = time
+    return _fitted(np.array(list(found), float), np.array(list(found.values())), thin=False)
+
+
 def _layer(table: pd.DataFrame, name: str, size: str) -> Curve:
+    median = _median(table, name, size)
+    return _fitted(median.index.to_numpy(float), np.array(median, float))
+
+
+def _median(table: pd.DataFrame, name: str, size: str) -> pd.Series[float]:
     rows = table[table["layer"] == name]
     if rows.empty:
         known = ", ".join(sorted(set(table["layer"])))
         raise TableError(f"the profile has no layer {name!r}; there are: {known}")
-    median = rows.groupby(size)["time_us"].median() * NS_PER_US
-    return _fitted(median.index.to_numpy(float), median.to_numpy(float))
+    return rows.groupby(size)["time_us"].median() * NS_PER_US
 
 
-def _fitted(sizes: NDArray[np.float64], ns: NDArray[np.float64]) -> Curve:
+def _fitted(sizes: NDArray[np.float64], ns: NDArray[np.float64], *, thin: bool = True) -> Curve:
     floor, traffic = fit_sum(np.stack([np.ones_like(sizes), sizes]), ns)
-    return Curve.measured(Work(floor=float(floor), traffic=float(traffic)), sizes, ns)
+    return Curve.measured(Work(floor=float(floor), traffic=float(traffic)), sizes, ns, thin=thin)
 
 
 def _experts(table: pd.DataFrame, model: ModelShape, parallel: Parallel) -> Curve:

@@ -4,7 +4,7 @@ vLLM's FlashAttention 2 runs mixed batches as one kernel, in which decode rows c
 what they do alone: their KV is not split over multiprocessors, and a lone query fills a tile meant
 for a hundred. No sum of two tables shows that, so mixed steps are read from measurements of the mix:
 prefill chunk, its cached tokens, decode rows and their KV length, linear in each between measured
-values. Decode alone has its own surface.
+values. Decode alone has its own surface, which a step also is whose prompts have one token left each.
 
 The table holds one prefill row. Several count as one with as many new tokens and (query, key) pairs,
 or fewer new tokens where the pairs are too few for that. Beyond the grid times grow as work does.
@@ -88,6 +88,11 @@ class MixedAttention(BaseModel):
         self, prefill: Sequence[tuple[int, int]], requests: int, kv_tokens: int, longest: int
     ) -> float:
         """Nanoseconds of a layer of a step with prefill rows; see the module."""
+        if all(new == 1 for new, _ in prefill):
+            # one query a row, whatever it is of: the kernel of decode rows
+            lengths = [cached + 1 for _, cached in prefill]
+            rows, kv = requests + len(lengths), kv_tokens + sum(lengths)
+            return self.decode.at(rows, kv, max(longest, *lengths))
         chunk, cached = as_one(prefill)
         if not requests:
             return self._at(chunk, cached, 0, 0.0)
@@ -120,9 +125,12 @@ class MixedAttention(BaseModel):
         self, prefill: Sequence[tuple[int, int]], requests: int, kv_tokens: int
     ) -> tuple[str, ...]:
         """Names of what a step asks beyond its measured range."""
+        if all(new == 1 for new, _ in prefill):
+            rows = requests + len(prefill)
+            kv = kv_tokens + sum(cached + 1 for _, cached in prefill)
+            outside = rows > 0 and self.decode.surface.beyond(rows, kv / rows)
+            return ("decode_attention",) if outside else ()
         length = kv_tokens / requests if requests else 0.0
-        if not prefill:
-            return ("decode_attention",) if self.decode.surface.beyond(requests, length) else ()
         wanted = (*as_one(prefill), requests, length)
         outside = any(x > a[-1] for x, a in zip(wanted, self.axes, strict=True))
         return ("mixed_attention",) if outside else ()

@@ -38,6 +38,41 @@ def test_a_layers_measured_time_is_in_the_step() -> None:
 
 
 @needs_profiles
+def test_a_product_takes_as_long_as_the_tile_or_the_captured_graph_it_fills_in_part() -> None:
+    dense = pd.read_csv(LLAMA / "tp1" / "dense.csv.gz")
+    measured = dense[dense["layer"] == "qkv_proj"].set_index("tokens")["time_us"] * 1e3
+    product = next(o.curve for o in profile().operators if o.name == "qkv_proj")
+    # above 256 by 16 tokens: a fifth more from 1280 to 1296, all of it at the first token
+    assert measured[1296] > 1.15 * measured[1280]
+    for tokens in (1281, 1290, 1296):
+        assert product.at(tokens) == pytest.approx(measured[1296], rel=0.01)
+    assert product.at(1280) == pytest.approx(measured[1280], rel=0.01)
+    # below by 8: vLLM captures graphs of 64 and of 72 tokens, and of none between
+    assert product.at(65) == product.at(72) > 1.05 * product.at(64)
+
+
+@needs_profiles
+def test_a_step_whose_prompts_have_one_token_left_is_a_decode_step() -> None:
+    latency = OperatorLatency(profile())
+    decode, all_but_one = np.full(128, 1200), np.full(127, 1200)
+
+    def ns(prefill: tuple[tuple[int, int], ...], lens: np.ndarray) -> int:
+        rows = len(lens)
+        return latency.step_ns(StepShape(prefill, rows, int(lens.sum()), 128, lambda: lens))
+
+    assert ns(((1, 1199),), all_but_one) == ns((), decode)
+    assert ns(((2, 1198),), all_but_one) > 1.3 * ns((), decode)
+
+
+@needs_profiles
+def test_a_rank_without_rows_is_within_what_was_measured() -> None:
+    attention = profile().attention
+    assert attention.beyond((), 0, 0) == ()
+    assert attention.beyond(((1, 10),), 0, 0) == ()
+    assert attention.beyond(((1, 20_000),), 0, 0) == ("decode_attention",)
+
+
+@needs_profiles
 def test_mixed_steps_take_what_the_mix_was_measured_to_take() -> None:
     attention = profile().attention
     table = pd.read_csv(LLAMA / "tp1" / "attention.csv.gz")
