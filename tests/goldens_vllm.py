@@ -65,8 +65,11 @@ class _Before:
         self._caching = memory.pool.caching
         self._known_ahead = known_ahead
         self._queue = memory.pool.queue()
-        self._hash = dict(enumerate(memory.pool._hash))  # of each block
-        self._found = Counter(value for value in self._hash.values() if value is not None)
+        self._memory = memory
+        self._contents = dict(
+            enumerate(memory.pool.contents().tolist())
+        )  # of each block, 0 for none
+        self._found = Counter(value for value in self._contents.values() if value)
         self._registered: dict[Request, int] = {}
 
     def hold(self, request: Request) -> None:
@@ -82,26 +85,26 @@ class _Before:
                 raise AssertionError(
                     f"{request} was given block {block}, not the first in the queue"
                 )
-            self._lose(self._hash[block])
-            self._hash[block] = None
+            self._lose(self._contents[block])
+            self._contents[block] = 0
             given.append(block)
         full = (place + self._known_ahead) // self._size
         for i in range(self._registered[request], full if self._caching else 0):
-            block, value = request.blocks[i], request.hashes[i]
-            self._hash[block] = value
+            value = int(self._memory.contents(request, i + 1)[i])
+            self._contents[request.blocks[i]] = value
             self._found[value] += 1
         self._registered[request] = max(full, self._registered[request])
         return given
 
-    def _lose(self, value: bytes | None) -> None:
-        if value is not None:
+    def _lose(self, value: int) -> None:
+        if value:
             self._found[value] -= 1
             if not self._found[value]:
                 del self._found[value]
 
     @property
     def cached(self) -> int:
-        """Different hashes that can be found."""
+        """Different contents that can be found."""
         return len(self._found)
 
     @property
@@ -186,9 +189,10 @@ class VLLMWorld(ReplayWorld):
                 for r in admitted
             ],
             "preempted": [r.id for r in self.s.preempted],
-            "blocks": [r.blocks[before[r] :] for r in running] + [list(r.blocks) for r in admitted],
+            "blocks": [list(r.blocks[before[r] :]) for r in running]
+            + [list(r.blocks) for r in admitted],
             "flush_finished": sorted(r.id for r in self.batching.announced),
-            "cached": self.memory.pool.hashes,
+            "cached": self.memory.pool.different,
             "waiting": [r.id for r in self.s.waiting],
             "run_after": [r.id for r in self.batching.active],
             **self._pool(),

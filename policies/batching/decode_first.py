@@ -5,8 +5,8 @@ out tokens until the budget is used up: first to the requests that run, in the o
 admitted, then to waiting ones. So several prompts can be in chunks at once, beside all decodes. When
 a running request finds no free block, another is preempted, to be computed again later.
 
-Most steps only decode everyone that runs; they take one round of the running batch. Only where a
-prompt is being computed, or blocks or budget run out, are running requests gone through one by one.
+Most steps decode everyone that runs, and then go on with prompts; they take one round of the running
+batch. Only where blocks or budget run out are running requests gone through one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import ContextIntake
 from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
 from policies.batching.base import Batching
-from policies.batching.block_pressure import stays_stuck, victim_of
+from policies.batching.block_pressure import may_start, round_fits, stays_stuck, victim_of
+from policies.batching.outcome import outcome_of
 from policies.batching.step import Step
 from policies.kv.block_memory import BlockMemory
 from policies.orders.fcfs import FCFS
@@ -27,7 +28,9 @@ from policies.registry import BATCHINGS
 from policies.request import FinishReason, State
 
 if TYPE_CHECKING:
+    from policies.batch import DecodeRows
     from policies.config import PolicyConfig
+    from policies.kv.blocks import Int64Array
     from policies.kv.pool import KVPool
     from policies.request import Request
     from policies.scheduler import Scheduler
@@ -135,7 +138,7 @@ class DecodeFirst(Batching):
         self._take_back(s)
         step = Step(self.max_tokens, self._threshold(s))
         s.running.leave_finishing()
-        if self._prefilling or not self._grant_round(s, step):
+        if not self._grant_round(s, step):
             self._grant_one_by_one(s, step)
         if s.priorities.enabled and isinstance(s.order, FCFS):  # vLLM's own: always in order
             s.waiting.sort(key=lambda r: (s.priorities.rank(r), r.arrival_ns, r.id))
@@ -158,7 +161,9 @@ class DecodeFirst(Batching):
             for request in back:
                 self._prefilling.pop(request, None)
             s.join_running(back)
-            s.running.keep(sorted(s.running, key=self._rank.__getitem__))
+            in_order = sorted(s.running, key=self._rank.__getitem__)
+            if in_order != s.running.requests:  # mostly they are the last admitted
+                s.running.keep(in_order)
 
     def _threshold(self, s: Scheduler) -> int:
         requests = len(self.active) + len(s.waiting)
@@ -167,16 +172,39 @@ class DecodeFirst(Batching):
         return max(self.threshold, self.max_tokens // requests) if self.adaptive else self.threshold
 
     def _grant_round(self, s: Scheduler, step: Step) -> bool:
-        """The common case: all that runs decodes, and there is room for everyone."""
-        if len(s.running) > step.budget or not self.kv.round_fits(s.running):
+        """The common case: all that runs decodes, then prompts go on, and there is room for all."""
+        decodes = len(s.running)
+        shares = self._shares_of_prompts(s, step, step.budget - decodes)
+        if shares is None or decodes > step.budget or not round_fits(self.kv, s.running, shares):
             return False
-        if s.running:
-            step.budget -= len(s.running)
+        if decodes:
+            step.budget -= decodes
             step.rows = s.running.advance()
             self.kv.extend_round(step.rows, known_ahead=0 if s.overlapped else 1)
             for request in self._rested:  # nothing of theirs is in flight: all is known
                 self.kv.register(request, request.seq_len)
+        for request, tokens in shares:
+            self.kv.extend(request, request.kv_len + tokens)
+            step.grant(self.kv, request, tokens)
         return True
+
+    def _shares_of_prompts(
+        self, s: Scheduler, step: Step, budget: int
+    ) -> list[tuple[Request, int]] | None:
+        """What prompts in chunks get once all decodes have theirs; None if some come before a decode."""
+        first = next(iter(self._prefilling), None)
+        if first is None:
+            return []
+        if self._rested or (s.running and self._rank[s.running.requests[-1]] > self._rank[first]):
+            return None
+        shares = []
+        for request in self._prefilling:
+            if budget <= 0:
+                break
+            tokens = min(step.share(request.seq_len - request.kv_len), budget)
+            shares.append((request, tokens))
+            budget -= tokens
+        return shares
 
     def _grant_one_by_one(self, s: Scheduler, step: Step) -> None:
         """Hand out tokens to running requests in order, preempting where blocks run out."""
@@ -242,37 +270,31 @@ class DecodeFirst(Batching):
                 break
             found = self.kv.lookup(request)
             hit = len(found) * self.kv.page_size
-            if request.retractions == 0:
-                request.cached_tokens = hit
             share = step.share(request.seq_len - hit)
             if not self.chunked and share > step.budget:
                 break
             tokens = min(share, step.budget)
-            if not self._fits(request, found, hit + tokens):
+            reach = max(hit + tokens, request.seq_len) if self.reserve_whole else hit + tokens
+            spare = int(self.watermark * (self.kv.pool.blocks + 1)) if self.active else 0
+            if not may_start(self.kv, found, reach, spare):
                 if not admitted and self.reserve_whole:
                     self._stuck = request, len(found)
                 break
+            if request.retractions == 0:
+                request.cached_tokens = hit
             self._admit(step, request, found, tokens)
             adapters.hold((request,))
             admitted.append(request)
         if admitted:
             s.leave_queue(admitted)
 
-    def _admit(self, step: Step, request: Request, found: list[int], tokens: int) -> None:
+    def _admit(self, step: Step, request: Request, found: Int64Array, tokens: int) -> None:
         self.kv.start(request, found)
         self.kv.extend(request, request.kv_len + tokens)
         step.grant(self.kv, request, tokens)
         request.state = State.PREFILL
         self.active[request] = self._prefilling[request] = None
         self._admissions = self._rank[request] = self._admissions + 1
-
-    def _fits(self, request: Request, found: list[int], tokens: int) -> bool:
-        """Whether a request may be admitted, given what was found, with its first `tokens` tokens."""
-        pool = self.kv.pool
-        spare = int(self.watermark * (pool.blocks + 1)) if self.active else 0
-        wanted = max(tokens, request.seq_len) if self.reserve_whole else tokens
-        need = max(self.kv.blocks(wanted) - len(found), 0) + pool.unreferenced(found)
-        return need + spare <= pool.free
 
     def _items(self, step: Step) -> tuple[PrefillItem, ...]:
         """The prompts' shares, accounted; those that reach their end decode from the next step on."""
@@ -293,67 +315,44 @@ class DecodeFirst(Batching):
 
     def repeatable(self, s: Scheduler, at_most: int) -> int:
         """See `Batching.repeatable`."""
-        if self._prefilling or self._joining or self._sitting_out or self._unannounced:
+        busy = self._prefilling or self._joining or self._sitting_out or self._unannounced
+        if busy or len(s.running) > self.max_tokens or not self._queue_is_shut(s):
             return 0
-        if len(s.running) > self.max_tokens or not self._queue_is_shut(s):
-            return 0
-        needed = s.running.pages_ahead()(min(at_most, 65_536))  # that takes memory
-        fits = np.cumsum(needed) <= self.kv.pool.free
+        free = self.kv.pool.free
+        if s.running.pages_within(at_most) <= free:
+            return at_most
+        fits = np.cumsum(s.running.pages_ahead()(min(at_most, 65_536))) <= free  # that takes memory
         return len(fits) if fits.all() else int(fits.argmin())
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""
         if not s.waiting or len(self.active) >= self._most_active(s):
             return True
-        caching = self.kv.pool.caching
-        stuck = self._stuck is not None and stays_stuck(s, *self._stuck, caching=caching)
+        stuck = self._stuck is not None and stays_stuck(s, self.kv, *self._stuck)
         return stuck or len(s.running) == self.max_tokens
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
         """See `Batching.repeat`. Blocks are handed out and entered in the order of the rounds."""
-        assert batch.decode is not None
-        first = batch.decode.round - rounds + 1
-        known_ahead = 0 if s.overlapped else 1
-        gauges = self.kv.repeat_rounds(batch.decode.cohort, first, rounds, known_ahead=known_ahead)
+        rows, ratio, ahead = batch.decode, s.ratio.value, 0 if s.overlapped else 1
+        assert rows is not None
+        first = rows.round - rounds + 1
+        gauges = self.kv.repeat_rounds(rows.cohort, first, rounds, known_ahead=ahead)
         s.running.repeat(rounds)
-        states = RoundStates(s.ratio.value, *gauges)
-        return Repetition(batch, rounds, lambda: states)
+        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges()))
 
     # -- results ------------------------------------------------------------------------------
 
     def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
         """See `Batching.commit`. A token for a request preempted meanwhile counts all the same."""
-        dropped: list[Request] = []
-        ends: dict[Request, FinishReason] = {}
-
-        def accept(request: Request, stop: bool) -> None:
-            request._output_len += 1
-            reason = s.reason_to_end(request, stop=stop)
-            if reason is not None:
-                ends[request] = reason
-
-        sampling = [item.request for item in batch.prefill if item.samples]
-        for i, request in enumerate(sampling):
-            if request.state is State.FINISHED:
-                dropped.append(request)
-            else:
-                accept(request, i in stops)
-                self._note_creation(request)
-        if batch.decode is not None:
-            rows = batch.decode.requests
-            late = s.running.commit(batch.decode)
-            stopped = {rows[i - len(sampling)] for i in stops if i >= len(sampling)}
-            for request in late:
-                if request.state is State.FINISHED:
-                    dropped.append(request)
-                else:
-                    accept(request, request in stopped)
-            for request in [*s.running.due(), *stopped.difference(late)]:
-                reason = s.reason_to_end(request, stop=request in stopped)
-                assert reason is not None
-                ends.setdefault(request, reason)  # unless a prompt's first token has just ended it
+        sampled, ends, dropped = outcome_of(s, batch, stops)
+        for request in sampled:
+            self._note_creation(request)
         self._settle(s, ends)
         return tuple(dropped)
+
+    def end_rows(self, s: Scheduler, rows: DecodeRows, stopped: set[Request]) -> None:  # noqa: ARG002
+        """See `Batching.end_rows`."""
+        self._settle(s, dict.fromkeys(stopped, FinishReason.STOP))
 
     def _settle(self, s: Scheduler, ends: dict[Request, FinishReason]) -> None:
         """Let blocks that the result completes be found, then end whom it ends, in batch order."""
@@ -382,6 +381,7 @@ class DecodeFirst(Batching):
     def on_end(self, request: Request) -> None:
         """See `Batching.on_end`: an end is announced in one more step."""
         self._forget(request)
+        self.kv.forget(request)
         self._rank.pop(request, None)
         if request.finish_reason is not FinishReason.REFUSED:
             self._unannounced.append(request)

@@ -112,3 +112,13 @@ def first_tokens(tokens: TokenSource, stop: int) -> TokenPrefix:
     if isinstance(tokens, KnownTokens):
         return KnownPrefix(tokens, stop)
     return WrittenPrefix(tokens.read(stop))
+
+
+def known_tokens(tokens: TokenSource, stop: int) -> TokenPrefix:
+    """A request's tokens as far as they are known beforehand, the first `stop` of them at least.
+
+    For what only names tokens: it may name later ones with the first, as they will not be others.
+    """
+    if isinstance(tokens, KnownTokens):
+        return KnownPrefix(tokens, max(stop, len(tokens._prompt) + len(tokens._output)))
+    return WrittenPrefix(tokens.read(stop))

@@ -7,20 +7,25 @@ computes it is planned.
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from policies.cache.base import Match
-from policies.kv.blocks import BlockPool, chain_hashes, chain_seed
+from policies.cache.prefix import known_tokens
+from policies.kv.blocks import BlockPool
+from policies.kv.contents import Chain, Contents
+from policies.kv.rounds import Borders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from policies.batch import Cohort, DecodeRows, Int64Array
+    from policies.batch import Cohort, DecodeRows
+    from policies.kv.blocks import BoolArray, Int64Array
     from policies.kv.pool import Int32Array
+    from policies.kv.rounds import Crossings
     from policies.request import Request
-    from policies.running import RunningBatch
 
 
 class BlockMemory:
@@ -39,6 +44,10 @@ class BlockMemory:
         self.rows = rows
         self.pool = BlockPool(capacity // block_size, caching=caching)
         self._free_rows = list(range(rows, 0, -1))
+        self._contents = Contents(block_size)
+        self._chains: dict[Request, Chain] = {}
+        self._sweep_at = self.pool.blocks  # different contents
+        self._borders: tuple[Cohort, Borders] | None = None  # of the cohort that decoded last
 
     # -- sizes, in tokens ---------------------------------------------------------------------
 
@@ -68,38 +77,46 @@ class BlockMemory:
 
     # -- finding ------------------------------------------------------------------------------
 
-    def lookup(self, request: Request) -> list[int]:
+    def lookup(self, request: Request) -> Int64Array:
         """The blocks a request could start from: full ones, and one token is left to compute."""
-        if not self.pool.caching:
-            return []
-        most = (request.seq_len - 1) // self.page_size
-        self._hash_to(request, most)
-        return self.pool.lookup(request.hashes[:most])
+        return self._lookup(request, (request.seq_len - 1) // self.page_size)
 
     def match_whole(self, request: Request) -> Match:
         """The cached prefix of all of a request's tokens, for queue orders. Changes nothing."""
-        if not self.pool.caching:
-            return Match(0, None)
-        most = request.seq_len // self.page_size
-        self._hash_to(request, most)
-        return Match(len(self.pool.lookup(request.hashes[:most])) * self.page_size, None)
+        found = self._lookup(request, request.seq_len // self.page_size)
+        return Match(len(found) * self.page_size, None)
 
-    def _hash_to(self, request: Request, blocks: int) -> None:
-        """Extend a request's chain of hashes to so many blocks."""
-        hashes = request.hashes
-        have = len(hashes)
-        if have < blocks:
-            tokens = request.tokens.read(blocks * self.page_size)[have * self.page_size :]
-            before = hashes[-1] if hashes else chain_seed(request.extra_key)
-            hashes.extend(chain_hashes(before, tokens, self.page_size))
+    def _lookup(self, request: Request, most: int) -> Int64Array:
+        if not self.pool.caching:
+            return _NONE
+        return self.pool.lookup(self.contents(request, most))
+
+    def contents(self, request: Request, blocks: int) -> Int64Array:
+        """Numbers for what a request's first so many blocks hold: int64, alike for alike prefixes."""
+        chain = self._chains.get(request)
+        if chain is None:
+            if len(self._contents) >= self._sweep_at:
+                self._contents.sweep(self.pool.found)
+                self._sweep_at = 2 * len(self._contents) + self.pool.blocks
+            chain = self._chains[request] = self._contents.begin(request.extra_key)
+        if len(chain.numbers) < blocks:
+            self._contents.extend(chain, known_tokens(request.tokens, blocks * self.page_size))
+            self.pool.reach(self._contents.top)
+        return chain.numbers[:blocks]
+
+    def forget(self, request: Request) -> None:
+        """A request ended: nobody will ask what its blocks hold."""
+        chain = self._chains.pop(request, None)
+        if chain is not None:
+            self._contents.drop(chain)
 
     # -- holding ------------------------------------------------------------------------------
 
-    def start(self, request: Request, found: Sequence[int]) -> None:
+    def start(self, request: Request, found: Int64Array) -> None:
         """Admit a request with the blocks found for it."""
         self.pool.touch(found)
         request.row = self._free_rows.pop()
-        request.blocks = list(found)
+        request.blocks = array("q", found.tobytes())
         request.registered = len(found)
         request.prefix_len = len(found) * self.page_size
         request._kv_len = request.prefix_len  # its KV is accounted here
@@ -110,23 +127,20 @@ class BlockMemory:
         if new > self.pool.free:
             return False
         if new > 0:
-            request.blocks += self.pool.take(new)
+            request.blocks.extend(array("q", self.pool.take(new)[0].tobytes()))
         return True
 
     def register(self, request: Request, tokens: int) -> None:
         """Let the full blocks among a request's first `tokens` tokens, all known, be found."""
-        full = tokens // self.page_size
-        if full <= request.registered or not self.pool.caching:
-            return
-        self._hash_to(request, full)
-        for i in range(request.registered, full):
-            self.pool.enter(request.blocks[i], request.hashes[i])
-        request.registered = full
+        first, full = request.registered, tokens // self.page_size
+        if full > first and self.pool.caching:
+            contents = self.contents(request, full)[first:]
+            self.pool.enter(np.array(request.blocks[first:full], dtype=np.int64), contents)
+            request.registered = full
 
     def unregister(self, request: Request, blocks: int) -> None:
         """Let only a request's first `blocks` blocks be found: the rest was never computed."""
-        for block in request.blocks[blocks : request.registered]:
-            self.pool.forget(block)
+        self.pool.forget(np.array(request.blocks[blocks : request.registered], dtype=np.int64))
         request.registered = min(request.registered, blocks)
 
     def finish(self, request: Request) -> None:
@@ -137,7 +151,7 @@ class BlockMemory:
         """Let go of everything a request holds."""
         if request.row is None:
             return
-        self.pool.release(request.blocks)
+        self.pool.release(np.array(request.blocks, dtype=np.int64))
         self._free_rows.append(request.row)
         request.row = None
         request.blocks = []
@@ -145,10 +159,6 @@ class BlockMemory:
         request._kv_len = 0
 
     # -- decode rounds ------------------------------------------------------------------------
-
-    def round_fits(self, running: RunningBatch) -> bool:
-        """Whether the next decode round has memory."""
-        return running.pages_needed() <= self.pool.free
 
     def extend_round(self, rows: DecodeRows, *, known_ahead: int) -> None:
         """Allocate for a decode round just planned, and register the blocks it completes.
@@ -158,40 +168,12 @@ class BlockMemory:
             known_ahead: 1 if the token computed in this round is known on the host when it is
                 planned, so that the block it fills can be registered; 0 if it is still in flight.
         """
-        size = self.page_size
-        places = rows.seq_lens() - 1  # of the token written in this round
-        starts = places % size == 0
-        full = (places + known_ahead) % size == 0
-        for i in np.flatnonzero(starts | full).tolist():
-            request, place = rows.requests[i], int(places[i])
-            self.extend_by_round(request, place + known_ahead, starts=bool(starts[i]))
+        self._go_through(rows.cohort, rows.round, 1, known_ahead)
 
     def repeat_rounds(
         self, cohort: Cohort, first: int, rounds: int, *, known_ahead: int
-    ) -> Int64Array:
-        """As many rounds as `extend_round` would take, in their order; arguments as for `shares_of`.
-
-        Returns:
-            shape (4, rounds): free, evictable, protected and, in all, evicted tokens as each leaves
-            them.
-        """
-        gauges = np.empty((4, rounds), dtype=np.int64)
-        done = 0
-        for round_, shares in self.shares_of(cohort, first, rounds, known_ahead=known_ahead):
-            gauges[:, done:round_] = self._gauges()
-            done = round_
-            for request, tokens, starts in shares:
-                self.extend_by_round(request, tokens, starts=starts)
-        gauges[:, done:] = self._gauges()
-        return gauges
-
-    def _gauges(self) -> Int64Array:
-        return np.array([[self.free], [self.evictable], [self.protected], [self.evicted_tokens]])
-
-    def shares_of(
-        self, cohort: Cohort, first: int, rounds: int, *, known_ahead: int
-    ) -> list[tuple[int, list[tuple[Request, int, bool]]]]:
-        """What `extend_round` would do in each of many rounds, for those in which it does something.
+    ) -> Callable[[], Int64Array]:
+        """As many rounds as `extend_round` would take, at once.
 
         Args:
             cohort: the members.
@@ -200,34 +182,109 @@ class BlockMemory:
             known_ahead: as for `extend_round`.
 
         Returns:
-            by round, counted from 0: members in order, the tokens of theirs that are known then, and
-            whether the token written starts a block.
+            makes an array of shape (4, rounds): free, evictable, protected and, in all, evicted
+            tokens as each round leaves them.
         """
-        size = self.page_size
-        places = cohort.offsets + (first - 1)  # of the token written in the first round
-        events: dict[int, dict[int, bool]] = {}
-        for ahead, starts in ((0, True), (known_ahead, False)):
-            for member, begin in enumerate((-(places + ahead) % size).tolist()):
-                for i in range(begin, rounds, size):
-                    members = events.setdefault(i, {})
-                    members[member] = starts or members.get(member, False)
-        requests, where = cohort.requests, places.tolist()
-        return [
-            (
-                i,
-                [
-                    (requests[m], where[m] + i + known_ahead, new)
-                    for m, new in sorted(members.items())
-                ],
-            )
-            for i, members in sorted(events.items())
-        ]
+        pool, size = self.pool, self.page_size
+        unfindable, reusable = pool.free - pool.reusable, pool.reusable
+        used, evicted_before = pool.findable - pool.reusable, pool.evicted
+        starts, lost, full, entered = self._go_through(cohort, first, rounds, known_ahead)
 
-    def extend_by_round(self, request: Request, tokens: int, *, starts: bool) -> None:
-        """A member's share of a decode round: a block if it starts one, and those that are full."""
-        if starts:
-            request.blocks += self.pool.take(1)
-        self.register(request, tokens)
+        def gauges() -> Int64Array:
+            taken = starts.by_round(np.arange(starts.total)).cumsum()
+            evicted = starts.by_round(np.flatnonzero(lost)).cumsum()
+            found = full.by_round(np.array(entered, dtype=np.int64)).cumsum()
+            return size * np.array(
+                [
+                    unfindable - taken + evicted,
+                    reusable - evicted,
+                    used + found,
+                    evicted_before + evicted,
+                ]
+            )
+
+        return gauges
+
+    def _go_through(
+        self, cohort: Cohort, first: int, rounds: int, known_ahead: int
+    ) -> tuple[Crossings, BoolArray, Crossings, list[int]]:
+        """Give out and enter the blocks of many rounds.
+
+        All are given out before any is entered. That makes no difference: what is given out was free
+        before, what is entered was not.
+
+        Returns:
+            where members started a block, and at which of these times it could still have been found;
+            where they filled one, and at which of these times it was entered.
+        """
+        if self._borders is None or self._borders[0] is not cohort:
+            self._borders = cohort, Borders(cohort.offsets, self.page_size)
+        borders = self._borders[1]
+        # a round writes a token at the place that the round before has reached
+        starts = full = borders.crossings(first - 1, rounds)
+        if known_ahead:
+            full = borders.crossings(first - 1 + known_ahead, rounds)
+        lost = _NEVER
+        if starts.total:
+            lost = self._take_at(starts, cohort.requests)
+        entered: list[int] = []
+        if full.total and self.pool.caching:
+            last = first - 1 + known_ahead + rounds - 1
+            entered = self._enter_at(full, cohort.requests, borders.offsets, last)
+        return starts, lost, full, entered
+
+    def _take_at(self, starts: Crossings, requests: Sequence[Request]) -> BoolArray:
+        """Give a block at each crossing; returns which of them could still have been found."""
+        taken, lost = self.pool.take(starts.total)
+        members = len(starts.members)
+        if starts.total == members:
+            for member, block in zip(starts.members, taken.tolist(), strict=True):
+                requests[member].blocks.append(block)
+        else:
+            for i, member in enumerate(starts.members):
+                requests[member].blocks.extend(taken[i::members].tolist())
+        return lost
+
+    def _enter_at(
+        self, full: Crossings, requests: Sequence[Request], offsets: Sequence[int], last: int
+    ) -> list[int]:
+        """Let the block that each crossing fills be found.
+
+        Args:
+            full: the crossings.
+            requests: the members.
+            offsets: their tokens that are known after a round, less its number.
+            last: number of the last round.
+
+        Returns:
+            the crossings at which a block was entered. Not where the member had entered it ahead of
+            its time, when nothing of its was in flight.
+        """
+        blocks, contents = array("q"), array("q")
+        entered: list[int] = []
+        members, size = len(full.members), self.page_size
+        for i, member in enumerate(full.members):
+            request = requests[member]
+            first, until = request.registered, (offsets[member] + last) // size
+            request.registered = until
+            numbers = self.contents(request, until)
+            if members == full.total and until == first + 1:
+                blocks.append(request.blocks[first])
+                contents.append(numbers[first])
+                entered.append(i)
+                continue
+            blocks.extend(request.blocks[first:until])
+            contents.frombytes(numbers[first:].tobytes())
+            crossings = range(i, full.total, members)
+            assert until - first <= len(crossings), f"{request}: a full block was not entered"
+            entered += crossings[len(crossings) - (until - first) :]
+        if entered:
+            every = np.array(blocks), np.array(contents)
+            if members < full.total:
+                order = np.array(entered).argsort()
+                every = every[0][order], every[1][order]
+            self.pool.enter(*every)
+        return entered
 
     def pages(self, request: Request) -> Int32Array:
         """The numbers of a request's blocks, int32."""
@@ -246,3 +303,7 @@ class BlockMemory:
         for request in holding:
             assert len(request.blocks) == self.blocks(request.kv_len), f"{request}: blocks"
             assert request.registered * self.page_size <= request.seq_len, f"{request}: registered"
+
+
+_NONE: Int64Array = np.zeros(0, dtype=np.int64)
+_NEVER: BoolArray = np.zeros(0, dtype=np.bool_)

@@ -1,47 +1,30 @@
 """A pool of KV blocks that is its own prefix cache, after vLLM's V1 block pool.
 
-A block that is full of known tokens can be found by its hash, which chains the hashes of all blocks
-before it. Nothing is ever evicted as such: a block that nobody refers to stands in the free queue, can
-still be found there, and loses its contents when it is handed out again. The queue's order is what
-makes that a cache: blocks without a hash are freed to the head, to be reused at once, those with one
-to the tail, a request's last block before its first.
+A block that is full of known tokens can be found by the number of its contents, which stands for all
+tokens up to its end. Nothing is ever evicted as such: a block that nobody refers to stands in the free
+queue, can still be found there, and loses its contents when it is handed out again. The queue's order is
+what makes that a cache: blocks without contents are freed to the head, to be reused at once, those with
+contents to the tail, a request's last block before its first.
 
-It knows neither requests nor why blocks are taken.
+Blocks come in groups, as int64 arrays of their numbers, in which none occurs twice. The pool knows
+neither requests nor why blocks are taken.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+import numpy as np
 
-    import numpy as np
+from policies.kv.free_queue import FreeQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
-    Int32Array = npt.NDArray[np.int32]
-
-
-def chain_seed(extra_key: str | None) -> bytes:
-    """What the chain of hashes in a namespace starts from."""
-    return b"" if extra_key is None else sha256(extra_key.encode()).digest()
-
-
-def chain_hashes(before: bytes, tokens: Int32Array, block_size: int) -> list[bytes]:
-    """The hashes of the full blocks of `tokens`, which follow a block with the hash `before`.
-
-    SHA-256 over the hash before and the block's ids, as vLLM does by default: equal hashes stand for
-    equal tokens from the sequence's beginning on.
-    """
-    data = tokens.tobytes()
-    width = block_size * tokens.itemsize
-    hashes: list[bytes] = []
-    for start in range(0, len(data) // width * width, width):
-        before = sha256(before + data[start : start + width]).digest()
-        hashes.append(before)
-    return hashes
+    Int64Array = npt.NDArray[np.int64]
+    BoolArray = npt.NDArray[np.bool_]
 
 
 class BlockPool:
@@ -49,21 +32,21 @@ class BlockPool:
 
     Args:
         blocks: usable blocks.
-        caching: whether full blocks can be found by hash.
+        caching: whether full blocks can be found by their contents.
     """
 
     def __init__(self, blocks: int, *, caching: bool) -> None:
         self.blocks = blocks
         self.caching = caching
-        self.findable = 0  # blocks that can be found by hash
+        self.findable = 0  # blocks that can be found by their contents
         self.reusable = 0  # those of them that nobody refers to
         self.evicted = 0  # blocks handed out that could still have been found, in all
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, blocks + 1))
-        self._references = [0] * (blocks + 1)
-        self._hash: list[bytes | None] = [None] * (blocks + 1)
-        # By hash the block entered first, and any later ones with the same contents, in order.
-        self._found: dict[bytes, int] = {}
-        self._twins: dict[bytes, list[int]] = {}
+        self._free = FreeQueue(blocks)
+        self._references = np.zeros(blocks + 1, dtype=np.int64)
+        self._contents = np.zeros(blocks + 1, dtype=np.int64)  # 0: it cannot be found
+        # By contents the block entered first, or 0, and any later ones with the same, in order.
+        self._found = np.zeros(0, dtype=np.int64)
+        self._twins: dict[int, list[int]] = {}
 
     @property
     def free(self) -> int:
@@ -71,104 +54,146 @@ class BlockPool:
         return len(self._free)
 
     @property
-    def hashes(self) -> int:
-        """Different hashes that can be found."""
-        return len(self._found)
+    def found(self) -> Int64Array:
+        """By contents the block that is found for them, or 0: int64, not to be written to."""
+        return self._found
+
+    @property
+    def different(self) -> int:
+        """Different contents that can be found."""
+        return self.findable - sum(map(len, self._twins.values()))
+
+    def contents(self) -> Int64Array:
+        """What each block can be found by, 0 for nothing: int64, shape (blocks + 1,)."""
+        return self._contents.copy()
 
     def queue(self) -> list[tuple[int, bool]]:
         """The free queue from its head: block, and whether it can still be found."""
-        return [(block, self._hash[block] is not None) for block in self._free]
+        blocks = self._free.blocks()
+        findable = self._contents[blocks] != 0
+        return list(zip(blocks.tolist(), findable.tolist(), strict=True))
 
-    def lookup(self, hashes: Sequence[bytes]) -> list[int]:
-        """The blocks of the longest prefix of a chain that is all there. Changes nothing."""
-        found = self._found
-        blocks: list[int] = []
-        for value in hashes:
-            block = found.get(value)
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+    def reach(self, top: int) -> None:
+        """Make room for contents whose numbers are below `top`."""
+        if top > len(self._found):
+            self._found = np.concatenate(
+                [self._found, np.zeros(2 * top - len(self._found), dtype=np.int64)]
+            )
 
-    def unreferenced(self, blocks: Iterable[int]) -> int:
+    def lookup(self, contents: Int64Array) -> Int64Array:
+        """The blocks of the longest prefix of contents that is all there. Changes nothing."""
+        blocks = self._found[contents]
+        if np.count_nonzero(blocks) == len(blocks):
+            return blocks
+        return blocks[: int((blocks == 0).argmax())]
+
+    def unreferenced(self, blocks: Int64Array) -> int:
         """How many of the blocks stand in the free queue."""
-        return sum(1 for block in blocks if self._references[block] == 0)
+        return len(blocks) - int(np.count_nonzero(self._references[blocks]))
 
-    def touch(self, blocks: Iterable[int]) -> None:
+    def touch(self, blocks: Int64Array) -> None:
         """Refer to blocks that were found; they leave the free queue."""
-        for block in blocks:
-            if self._references[block] == 0:
-                del self._free[block]
-                self.reusable -= 1
-            self._references[block] += 1
+        before = self._references[blocks]
+        idle = blocks[np.logical_not(before)]
+        self._references[blocks] = before + 1
+        self._free.remove(idle)
+        self.reusable -= len(idle)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> tuple[Int64Array, BoolArray]:
         """Hand out blocks from the head of the free queue; they can no longer be found.
 
-        Raises:
-            KeyError: where fewer are free.
-        """
-        taken = [self._free.popitem(last=False)[0] for _ in range(count)]
-        for block in taken:
-            self._references[block] = 1
-            if self._hash[block] is not None:
-                self.reusable -= 1
-                self.evicted += 1
-                self.forget(block)
-        return taken
+        Returns:
+            the blocks, and which of them could still have been found.
 
-    def enter(self, block: int, value: bytes) -> None:
-        """Let a full block be found by its hash."""
-        if self.caching:
-            self.findable += 1
-            self._hash[block] = value
-            if self._found.setdefault(value, block) != block:
+        Raises:
+            IndexError: where fewer are free.
+        """
+        taken = self._free.pop(count)
+        self._references[taken] = 1
+        contents = self._contents[taken]
+        lost = contents.astype(np.bool_)
+        losses = int(np.count_nonzero(lost))
+        if losses:
+            self.reusable -= losses
+            self.evicted += losses
+            self._contents[taken] = 0
+            if losses == count:
+                self._lose(taken, contents)
+            else:
+                self._lose(taken[lost], contents[lost])
+        return taken, lost
+
+    def enter(self, blocks: Int64Array, contents: Int64Array) -> None:
+        """Let full blocks that could not be found be found by their contents, in this order."""
+        if not self.caching:
+            return
+        self.findable += len(blocks)
+        self._contents[blocks] = contents
+        found = self._found
+        if np.count_nonzero(found[contents]):
+            new = found[contents] == 0
+            found[contents[new][::-1]] = blocks[new][::-1]
+        else:
+            found[contents[::-1]] = blocks[::-1]  # of several with the same contents the first
+        later = found[contents] != blocks
+        if np.count_nonzero(later):
+            for block, value in zip(blocks[later].tolist(), contents[later].tolist(), strict=True):
                 self._twins.setdefault(value, []).append(block)
 
-    def forget(self, block: int) -> None:
-        """Let a referenced block no longer be found."""
-        value = self._hash[block]
-        if value is None:
+    def forget(self, blocks: Int64Array) -> None:
+        """Let blocks no longer be found; any that could not stay so."""
+        contents = self._contents[blocks]
+        self._contents[blocks] = 0
+        self._lose(blocks[contents != 0], contents[contents != 0])
+
+    def _lose(self, blocks: Int64Array, contents: Int64Array) -> None:
+        """Blocks have lost their contents."""
+        self.findable -= len(blocks)
+        if not self._twins:
+            self._found[contents] = 0
             return
-        self.findable -= 1
-        self._hash[block] = None
-        twins = self._twins.get(value)
-        if twins is None:
-            del self._found[value]
-        elif self._found[value] == block:
-            self._found[value] = twins.pop(0)
-        else:
-            twins.remove(block)
-        if twins == []:
-            del self._twins[value]
+        for block, value in zip(blocks.tolist(), contents.tolist(), strict=True):
+            twins = self._twins.get(value)
+            if twins is None:
+                self._found[value] = 0
+                continue
+            if self._found[value] == block:
+                self._found[value] = twins.pop(0)
+            else:
+                twins.remove(block)
+            if not twins:
+                del self._twins[value]
 
-    def release(self, blocks: Sequence[int]) -> None:
+    def release(self, blocks: Int64Array) -> None:
         """Stop referring to a request's blocks, given in its own order."""
-        unhashed: list[int] = []
-        for block in reversed(blocks):
-            self._references[block] -= 1
-            if self._references[block] == 0:
-                if self._hash[block] is None:
-                    unhashed.append(block)
-                else:
-                    self._free[block] = None
-                    self.reusable += 1
-        for block in reversed(unhashed):
-            self._free[block] = None
-            self._free.move_to_end(block, last=False)
+        blocks = blocks[::-1]
+        left = self._references[blocks] - 1
+        self._references[blocks] = left
+        freed = blocks[np.logical_not(left)]
+        findable = self._contents[freed].astype(np.bool_)
+        kept = freed[findable]
+        if len(kept) < len(freed):
+            self._free.push_front(freed[np.logical_not(findable)])
+        self._free.append(kept)
+        self.reusable += len(kept)
 
-    def check(self, held: Iterable[Sequence[int]]) -> None:
+    def check(self, held: Iterable[Iterable[int]]) -> None:
         """Raise AssertionError if references do not match the holders, or a block is lost."""
-        references = [0] * (self.blocks + 1)
+        references = np.zeros(self.blocks + 1, dtype=np.int64)
         for blocks in held:
             for block in blocks:
                 references[block] += 1
-        assert references == self._references, "references do not match the holders"
-        free = {block for block in range(1, self.blocks + 1) if references[block] == 0}
-        assert free == set(self._free), "the free queue is not what nobody refers to"
-        assert self.reusable == sum(self._hash[block] is not None for block in free)
-        assert self.findable == len(self._found) + sum(map(len, self._twins.values()))
-        for value, block in self._found.items():
-            twins = self._twins.get(value, [])
-            assert value not in self._twins or twins, "an empty list of twins"
-            assert all(self._hash[holder] == value for holder in (block, *twins))
+        assert (references == self._references).all(), "references do not match the holders"
+        free = np.flatnonzero(references[1:] == 0) + 1
+        queue = self._free.blocks()
+        assert len(queue) == len(self._free), "the free queue has lost count"
+        assert np.array_equal(np.sort(queue), free), "the free queue is not what nobody refers to"
+        assert self.reusable == np.count_nonzero(self._contents[free])
+        assert self.findable == np.count_nonzero(self._contents)
+        first = np.flatnonzero(self._found)
+        assert self.findable == len(first) + sum(map(len, self._twins.values()))
+        assert (self._contents[self._found[first]] == first).all()
+        for value, twins in self._twins.items():
+            assert twins, "an empty list of twins"
+            assert self._found[value], "twins of nothing"
+            assert (self._contents[twins] == value).all()

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import FinishReason, PolicyConfig
+from policies import FinishReason, PolicyConfig, Request, Scheduler, TokenLog
+from policies.batch import Inbox, StepResult
+from policies.batching.decode_first import DecodeFirst
 from tests.policies.block_world import ORDERS, BlockWorld, block_cases
 from tests.policies.world import Client
 
@@ -58,6 +60,20 @@ def test_without_a_cache(case: Case) -> None:
 @given(block_cases(cache="blocks", priority={"enabled": True, "low_values_first": True}))
 def test_under_priorities(case: Case) -> None:
     world(case).check_answers()
+
+
+@FEWER
+@given(block_cases())
+def test_handing_out_to_all_at_once_is_handing_out_one_by_one(case: Case) -> None:
+    """Otherwise a step in which everyone gets what they need would be another than it is said to be."""
+    at_once = world(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecodeFirst, "_grant_round", lambda *_: False)
+        one_by_one = world(case)
+    assert at_once.batches == one_by_one.batches
+    pools = [run.blocks.pool for run in (at_once, one_by_one)]
+    assert pools[0].queue() == pools[1].queue()
+    assert pools[0].evicted == pools[1].evicted
 
 
 @FEWER
@@ -126,6 +142,36 @@ def test_several_prompts_are_in_chunks_at_once_and_decodes_ride_along() -> None:
         ({"b": 8, "c": 7}, ["a"]),
         ({"b": 4, "c": 6}, ["a"]),
     ]
+
+
+def test_prompts_in_chunks_go_on_beside_decodes_without_going_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("went through the running requests one by one")
+
+    monkeypatch.setattr(DecodeFirst, "_grant_one_by_one", never)
+    clients = [Client("a", prompt(4), (), 30), Client("b", prompt(60, 200), (), 2, arrival=3)]
+    run = run_of(clients, 160)
+    assert ({"b": 15}, ["a"]) in steps_of(run)
+
+
+def test_blocks_go_first_to_a_prompt_that_was_admitted_before_a_decode() -> None:
+    """A long prompt in chunks, and a short one behind it that decodes before the long one is done."""
+    options = {"max_num_batched_tokens": 8, "long_prefill_token_threshold": 4}
+    s = Scheduler(policy(options=options), 160)
+    long, short = Request("a", TokenLog(prompt(30)), 2), Request("b", TokenLog(prompt(4, 200)), 6)
+    s.receive(Inbox(0, [long, short]))
+    first = s.next_batch()
+    assert first is not None
+    assert [item.length for item in first.prefill] == [4, 4]
+    short.tokens.write(0, 9)  # type: ignore[attr-defined]
+    s.commit(first, StepResult())
+    second = s.next_batch()
+    assert second is not None
+    assert [item.request for item in second.prefill] == [long]
+    assert second.decode_requests == 1
+    assert (list(long.blocks), list(short.blocks)) == ([1, 3], [2, 4])
 
 
 def test_a_lone_request_is_under_no_threshold_and_a_fair_share_may_raise_it() -> None:
