@@ -162,7 +162,10 @@ class Batch:
     @property
     def prefill_tokens(self) -> int:
         """New prompt tokens computed."""
-        return sum(item.length for item in self.prefill)
+        tokens = 0
+        for item in self.prefill:
+            tokens += item.length
+        return tokens
 
     @property
     def items(self) -> int:
@@ -217,6 +220,33 @@ class RoundStates(NamedTuple):
     evicted_tokens: Int64Array | int  # in all, up to each launch
 
 
+def states_of(
+    rounds: int,
+    falling: Sequence[float],
+    ratio: float,
+    pages: Callable[[int], Int64Array],
+    free: int,
+    page_size: int,
+    cached: tuple[int, int, int],
+) -> RoundStates:
+    """The states that rounds of decode leave where nothing is evicted.
+
+    Args:
+        rounds: how many.
+        falling: the new-token ratio after each of the first ones.
+        ratio: it after the others.
+        pages: makes the pages taken in each of so many rounds.
+        free: free tokens before.
+        page_size: tokens a page.
+        cached: evictable, protected and evicted tokens, throughout.
+    """
+    ratios: npt.NDArray[np.float64] | float = ratio
+    if falling:
+        ratios = np.full(rounds, ratio)
+        ratios[: len(falling)] = falling
+    return RoundStates(ratios, free - np.cumsum(pages(rounds)) * page_size, *cached)
+
+
 class Repetition(NamedTuple):
     """Rounds that went by at once: what so many calls of `commit` would have reported, one by one.
 
@@ -224,11 +254,13 @@ class Repetition(NamedTuple):
         batch: the batch launched in the last of them; those before are its earlier rounds.
         rounds: how many.
         states: makes the state as each launch left it, for records.
+        ended: requests that ended with the last commit, in order.
     """
 
     batch: Batch
     rounds: int
     states: Callable[[], RoundStates]
+    ended: tuple[Request, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -240,14 +272,14 @@ class Events:
         dropped: requests of the batch whose token came too late: ended or retracted meanwhile.
         ended: requests that ended, in order; `Request.finish_reason` says why.
         retracted: requests whose KV was given up to make room; they wait again.
-        repeated: rounds that went by at once, instead of all else.
+        repeated: rounds that went by at once, in order, instead of all else.
     """
 
     batch: Batch | None = None
     dropped: tuple[Request, ...] = ()
     ended: tuple[Request, ...] = ()
     retracted: tuple[Request, ...] = ()
-    repeated: Repetition | None = None
+    repeated: tuple[Repetition, ...] = ()
 
 
 NO_EVENTS = Events()

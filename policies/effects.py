@@ -10,7 +10,7 @@ answer. Anything that can answer them is a world.
 | `Collect(ticket)` | `StepResult` |
 | `Report(events)` | None |
 | `Sleep(until)` | None |
-| `Repeat(batch, at_most)` | `Repeated` |
+| `Repeat(batch, at_most, ...)` | `Repeated` |
 
 Nobody changes an effect once it is made. That is not enforced, as for all messages between the two sides:
 several are made in every step, and a frozen dataclass takes twice as long to make.
@@ -18,12 +18,12 @@ several are made in every step, and a frozen dataclass takes twice as long to ma
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from policies.batch import Batch, Events
+    from policies.batch import Batch, DecodeRows, Events
 
 
 @dataclass(slots=True, eq=False)
@@ -63,18 +63,23 @@ class Sleep:
 class Repeat:
     """Go through further whole rounds of the loop in which nothing but decoding happens.
 
-    A round receives nothing, launches the next decode step of the same requests, collects the oldest
-    step in flight and commits it. A world may go through any number of them, up to `at_most`, stopping
-    before the round in which something would come in, or whose commit would end a sequence. It may
-    always answer that it went through none.
+    A round receives nothing, launches the next decode step, collects the oldest step in flight and
+    commits it. A world may go through any number of them, stopping before the round in which something
+    would come in, and no later than with the one whose commit ends a sequence by itself. It may always
+    answer that it went through none.
 
     Attributes:
         batch: the decode batch launched last.
-        at_most: rounds, at least 1.
+        at_most: rounds in which the same requests decode; may be 0, if `in_all` is not.
+        in_all: rounds, those included in which members leave at the length they asked for; not less.
+        departures: makes the rows of the rounds from which on members have left, soonest first; rows
+            without anyone are the last. None where `in_all` is `at_most`.
     """
 
     batch: Batch
     at_most: int
+    in_all: int
+    departures: Callable[[], Iterator[DecodeRows]] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -83,13 +88,13 @@ class Repeated:
 
     Attributes:
         rounds: how many were gone through.
-        batch: the batch launched in the last of them, `Batch.later(rounds)`; None for none.
-        ticket: its ticket, where it is still in flight.
+        ticket: of the batch launched in the last of them, where it is still in flight.
+        stops: indices of the rows that end by themselves with the last round's commit, ascending.
     """
 
     rounds: int
-    batch: Batch | None = None
     ticket: Any = None
+    stops: Sequence[int] = ()
 
 
 NOT_REPEATED = Repeated(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.effects import RECEIVE, Collect, Launch, Loop, Repeat, Report, Sleep
+from policies.effects import RECEIVE, Collect, Launch, Loop, Report, Sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ def serial(s: Scheduler) -> Loop:
         batch = s.next_batch()
         if batch is not None:
             yield Report(s.commit(batch, (yield Collect((yield Launch(batch))))))
-            if (at_most := s.repeatable()) > 0:
-                yield Report(s.repeat((yield Repeat(batch, at_most))))
+            if (repeat := s.foresee(batch)) is not None:
+                yield Report(s.repeat((yield repeat)))
         elif s.is_idle():
             s.on_idle()
             yield Sleep(s.wake_at())
@@ -47,11 +47,11 @@ def overlapped(s: Scheduler) -> Loop:
             s.on_idle()
             yield Sleep(s.wake_at())
         pending = launched
-        if pending is not None and (at_most := s.repeatable()) > 0:
-            done = yield Repeat(pending[0], at_most)
+        if pending is not None and (repeat := s.foresee(pending[0])) is not None:
+            done = yield repeat
             yield Report(s.repeat(done))
             if done.rounds:
-                pending = done.batch, done.ticket
+                pending = s.launched[-1], done.ticket
 
 
 LOOPS: dict[str, Callable[[Scheduler], Loop]] = {"serial": serial, "overlapped": overlapped}

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableSequence
 
     from policies.running import RunningBatch
     from policies.tokens import TokenSource
@@ -76,7 +76,6 @@ class Request:
         "extend_end",
         "extra_key",
         "finish_reason",
-        "hashes",
         "id",
         "ignore_eos",
         "inserted_len",
@@ -147,8 +146,7 @@ class Request:
         self.inserted_len = 0  # leading tokens it has entered into the cache itself
         self.lock: Any = None  # the cache's handle of the path it holds
 
-        self.blocks: list[int] = []  # its KV blocks, where memory is a block pool
-        self.hashes: list[bytes] = []  # of its full blocks, as far as they were needed
+        self.blocks: MutableSequence[int] = []  # its KV blocks, where memory is a block pool
         self.registered = 0  # its leading blocks that others can find
         self.cache_creation_tokens = 0  # prompt tokens it was the first to enter
 
@@ -214,15 +212,22 @@ class Request:
         running = self._running
         if running is None:
             return self._output_len
-        until = running.committed if self._left is None else min(running.committed, self._left)
-        return self._output_len + max(0, until - self._joined)
+        until, left = running.committed, self._left
+        if left is not None and left < until:
+            until = left
+        joined = self._joined
+        return self._output_len + until - joined if until > joined else self._output_len
 
     @property
     def seq_len(self) -> int:
         """Prompt and accepted output tokens: what a prefill from scratch has to cover."""
+        if self._running is None:
+            return self.prompt_len + self._output_len
         return self.prompt_len + self.output_len
 
     @property
     def remaining_tokens(self) -> int:
         """Output tokens it may still produce."""
+        if self._running is None:
+            return self.max_new_tokens - self._output_len
         return self.max_new_tokens - self.output_len

@@ -11,6 +11,7 @@ Rounds are planned ahead of being committed by as many steps as are in flight.
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ class RunningBatch:
         full: a former attempt found no room for another request, and nobody has left since.
         planned: decode rounds planned so far.
         committed: decode rounds whose results were accepted.
+        asked: sum of the members' `max_new_tokens`.
     """
 
     def __init__(self, page_size: int) -> None:
@@ -42,6 +44,7 @@ class RunningBatch:
         self.full = False
         self.planned = 0
         self.committed = 0
+        self.asked = 0
         self._page_size = page_size
         self._phases = [0] * page_size  # members by (offset % page_size)
         self._offset_sum = 0  # sum over members of KV length in round r, minus r
@@ -91,18 +94,18 @@ class RunningBatch:
         """
         if not new:
             return
+        planned = self.planned
         for request in new:
-            kv_len, output_len = request.kv_len, request.output_len
             if request._running is not None:  # it left, and comes back
                 assert request._left is not None
                 assert request._left <= self.committed, "a round is in flight for it"
-                request._kv_len, request._output_len = kv_len, output_len
+                request._kv_len, request._output_len = request.kv_len, request.output_len
             request._running = self
-            request._joined = self.planned
+            request._joined = planned
             request._left = None
             self._count(request, 1)
-            sampled = kv_len - request.prompt_len + 1  # outputs once its prefill is committed
-            ends = self.planned + request.max_new_tokens - sampled
+            sampled = request._kv_len - request.prompt_len + 1  # once its prefill is committed
+            ends = planned + request.max_new_tokens - sampled
             request._join = next(self._serial)
             heapq.heappush(self._ends, (ends, request._join, request))
         self.requests = [*new, *self.requests] if front else [*self.requests, *new]
@@ -111,16 +114,19 @@ class RunningBatch:
 
     def leave(self, gone: Sequence[Request]) -> None:
         """Take members out; the order of the rest is kept. Rounds in flight still count for them."""
-        ids = {id(request) for request in gone}
-        self.keep([request for request in self.requests if id(request) not in ids])
+        kept = self.requests.copy()
+        for request in gone:
+            kept.remove(request)
+            self._count(request, -1)
+            request._left = self.planned
+        self.requests = kept
+        self._cohort = None
 
     def keep(self, kept: Sequence[Request]) -> None:
         """Make `kept`, in this order, the members; all others leave."""
-        stay = {id(request) for request in kept}
-        for request in self.requests:
-            if id(request) not in stay:
-                self._count(request, -1)
-                request._left = self.planned
+        for request in set(self.requests).difference(kept):
+            self._count(request, -1)
+            request._left = self.planned
         self.requests = list(kept)
         self._cohort = None
 
@@ -135,20 +141,29 @@ class RunningBatch:
         if request._running is None:
             return False
         was_member = request._left is None
-        until = self.planned if request._left is None else request._left
-        for round_ in range(max(self.committed, request._joined), until):
-            self._late.setdefault(round_, []).append(request)
         if was_member:
             self.leave((request,))
-        kv_len, output_len = request.kv_len, request.output_len
-        request._running, request._left = None, None
-        request._kv_len, request._output_len = kv_len, output_len
+        until, joined, committed = request._left, request._joined, self.committed
+        assert until is not None
+        if committed < until:
+            for round_ in range(max(committed, joined), until):
+                self._late.setdefault(round_, []).append(request)
+        output_len = request.output_len
+        request._kv_len += until - joined
+        request._running = request._left = None
+        request._output_len = output_len
         return was_member
 
     def _count(self, request: Request, sign: int) -> None:
-        offset = request._kv_len + 1 - request._joined
+        offset = self._offset(request)
         self._phases[offset % self._page_size] += sign
         self._offset_sum += sign * offset
+        self.asked += sign * request.max_new_tokens
+
+    @staticmethod
+    def _offset(request: Request) -> int:
+        """A member's KV length in round r, minus r."""
+        return request._kv_len + 1 - request._joined
 
     # -- planning -----------------------------------------------------------------------------
 
@@ -161,9 +176,12 @@ class RunningBatch:
 
         Returns whether there were any. They still end by `due` when that token is committed.
         """
+        ends, planned = self._ends, self.planned
+        if not ends or ends[0][0] > planned:
+            return False
         gone = []
-        while self._ends and self._ends[0][0] <= self.planned:
-            entry = heapq.heappop(self._ends)
+        while ends and ends[0][0] <= planned:
+            entry = heapq.heappop(ends)
             if self._is_current(entry):
                 gone.append(entry[2])
                 self._ending.append(entry)
@@ -173,35 +191,55 @@ class RunningBatch:
 
     def advance(self) -> DecodeRows:
         """Plan a round: every member becomes one token longer."""
-        if self._cohort is None:
-            # once each: a request that was preempted before its first round has joined twice
-            fresh = dict.fromkeys(self._fresh)
-            joined = tuple(r for r in fresh if r._running is self and r._left is None)
-            self._cohort = Cohort(tuple(self.requests), joined, self.planned, self._offset_sum)
-            self._fresh.clear()
-        rows = DecodeRows(self._cohort, self.planned)
-        self.planned += 1
-        return rows
+        planned, cohort = self.planned, self._cohort
+        if cohort is None:
+            joined: tuple[Request, ...] = ()
+            if self._fresh:
+                # once each: a request that was preempted before its first round has joined twice
+                fresh = dict.fromkeys(self._fresh)
+                joined = tuple([r for r in fresh if r._running is self and r._left is None])
+                self._fresh.clear()
+            cohort = Cohort(tuple(self.requests), joined, planned, self._offset_sum)
+            self._cohort = cohort
+        self.planned = planned + 1
+        return DecodeRows(cohort, planned)
 
     # -- many rounds at once ------------------------------------------------------------------
 
-    def steady_rounds(self, last: Batch, *, ahead: bool) -> int:
+    def steady_rounds(self, last: Batch, *, ahead: bool) -> int | None:
         """Rounds that could follow the last decode batch before a member is due to end.
 
-        0 if anyone joined or left since.
+        None if anyone joined or left since.
 
         Args:
             last: the decode batch launched last.
             ahead: whether it is in flight while the next one is planned.
         """
         rows = last.decode
-        if rows is None or rows.cohort is not self._cohort or rows.round + 1 != self.planned:
-            return 0
-        while self._ends and not self._is_current(self._ends[0]):
-            heapq.heappop(self._ends)
-        if not self._ends or self._ending:
-            return 0
-        return self._ends[0][0] - self.planned - (0 if ahead else 1)
+        planned, ends = self.planned, self._ends
+        if rows is None or rows.cohort is not self._cohort or rows.round + 1 != planned:
+            return None
+        while ends and not self._is_current(ends[0]):
+            heapq.heappop(ends)
+        if not ends or self._ending:
+            return None
+        return ends[0][0] - planned - (0 if ahead else 1)
+
+    def departures(self) -> Iterator[DecodeRows]:
+        """The rows of the rounds from which on members have left at the length they asked for.
+
+        Soonest first, as far as is known now; rows without anyone come last.
+        """
+        ends, requests, offset_sum = self._ends.copy(), self.requests.copy(), self._offset_sum
+        while requests:
+            round_, left = ends[0][0], len(requests)
+            while ends and ends[0][0] == round_:
+                entry = heapq.heappop(ends)
+                if self._is_current(entry):
+                    requests.remove(entry[2])
+                    offset_sum -= self._offset(entry[2])
+            if len(requests) < left:
+                yield DecodeRows(Cohort(tuple(requests), (), round_, offset_sum), round_)
 
     def repeat(self, rounds: int) -> None:
         """Plan and commit so many rounds; as many stay in flight as were."""
@@ -213,21 +251,17 @@ class RunningBatch:
 
         It answers as of now, whatever happens to the batch meanwhile.
         """
-        size, planned, phases = self._page_size, self.planned, tuple(self._phases)
-
-        def pages(rounds: int) -> npt.NDArray[np.int64]:
-            places = (1 - planned - np.arange(rounds)) % size
-            return np.array(phases, dtype=np.int64)[places]
-
-        return pages
+        return partial(_new_pages, self._phases.copy(), 1 - self.planned)
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""
         size = self._page_size
         cycles, rest = divmod(rounds, size)
-        phases, planned = self._phases, self.planned
-        left = sum(phases[(1 - planned - i) % size] for i in range(rest))
-        return cycles * len(self.requests) + left
+        phases, place = self._phases, 1 - self.planned
+        pages = cycles * len(self.requests)
+        for i in range(rest):
+            pages += phases[(place - i) % size]
+        return pages
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -241,17 +275,26 @@ class RunningBatch:
             msg = f"decode round {rows.round} committed, but round {self.committed} is the oldest"
             raise RuntimeError(msg)
         self.committed += 1
-        return tuple(self._late.pop(rows.round, ()))
+        return tuple(self._late.pop(rows.round, ())) if self._late else ()
 
     def due(self) -> list[Request]:
         """The requests that reach their length limit with the rounds committed so far."""
-        due = [entry for entry in self._ending if entry[0] <= self.committed]
+        if not self._ending and not (self._ends and self._ends[0][0] <= self.committed):
+            return []
+        committed = self.committed
+        due = [entry for entry in self._ending if entry[0] <= committed]
         if due:
-            self._ending = [entry for entry in self._ending if entry[0] > self.committed]
+            self._ending = [entry for entry in self._ending if entry[0] > committed]
         while self._ends and self._ends[0][0] <= self.committed:
             due.append(heapq.heappop(self._ends))
         return [entry[2] for entry in due if self._is_current(entry)]
 
     def _is_current(self, entry: tuple[int, int, Request]) -> bool:
-        _, join, request = entry
-        return request._running is self and request._join == join
+        request = entry[2]
+        return request._join == entry[1] and request._running is self
+
+
+def _new_pages(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
+    """See `RunningBatch.pages_ahead`; `place` is that of the first round's phase."""
+    places = (place - np.arange(rounds)) % len(phases)
+    return np.array(phases, dtype=np.int64)[places]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policies.admission.new_token_ratio import NewTokenRatio
 from policies.batch import NO_EVENTS, Batch, Events, Mode
+from policies.foresight import catch_up, foresee
 from policies.orders.base import check_arranged
 from policies.priority import Priorities
 from policies.registry import BATCHINGS, ORDERS, RETRACTIONS
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from policies.batch import Inbox, StepResult
     from policies.batching.base import Batching
     from policies.config import PolicyConfig
-    from policies.effects import Repeated
+    from policies.effects import Repeat, Repeated
     from policies.kv.base import Memory
     from policies.kv.pool import KVPool
     from policies.orders.base import QueueOrder
@@ -90,6 +91,7 @@ class Scheduler:
             order_name = "fcfs"  # nothing to sort by
         options = config.order_options if order_name == config.order else {}
         self.order: QueueOrder = ORDERS.create(order_name, options)
+        self._order_is_ours = type(self.order).__module__.startswith("policies.")
         self.priorities = Priorities(config.priority)
         self.retraction: Retraction = RETRACTIONS.create(config.retraction)
         self.ratio = NewTokenRatio(**config.new_token_ratio.model_dump())
@@ -119,13 +121,13 @@ class Scheduler:
             self._arrive(request)
         for abort_id in inbox.aborts:
             self._abort(abort_id)
-        return self._events()
+        return self._events() if self._ended or self._given_up else NO_EVENTS
 
     def next_batch(self) -> Batch | None:
         """Plan the next step, and remember it as launched. Being asked while idle changes nothing."""
         self.retracted.clear()
         self.preempted.clear()
-        if self.is_idle():
+        if not self._live and self.is_idle():
             self.last = None
             return None
         self.iteration += 1
@@ -142,32 +144,25 @@ class Scheduler:
             raise RuntimeError(msg)
         self.launched.popleft()
         dropped = self.batching.commit(self, batch, set(result.stops))
-        return self._events(batch, dropped)
+        if self._ended or self._given_up:
+            return self._events(batch, dropped)
+        return Events(batch, dropped)
 
-    def repeatable(self) -> int:
-        """How many further whole rounds would differ from the last one in nothing but their number.
-
-        The last batch launched must be a decode batch whose members have all decoded before, with
-        nobody due to end, to join, to be told of, or to make room for another meanwhile.
-        """
-        last = self.last
-        if last is None or last.mode is not Mode.DECODE or self._ended or self._given_up:
-            return 0
-        rounds = self.running.steady_rounds(last, ahead=bool(self.launched))
-        return self.batching.repeatable(self, rounds) if rounds > 0 else 0
+    def foresee(self, batch: Batch) -> Repeat | None:
+        """What of the rounds to come is known already, `batch` having been launched last."""
+        if self._ended or self._given_up:
+            return None
+        return foresee(self, batch)
 
     def repeat(self, done: Repeated) -> Events:
         """Catch up with the rounds a world went through at once."""
-        if done.rounds == 0:
-            return NO_EVENTS
-        assert done.batch is not None
-        assert self.last is not None
-        repetition = self.batching.repeat(self, done.batch, done.rounds)
-        self.iteration += done.rounds
-        self.last = done.batch
-        if self.launched:
-            self.launched[-1] = done.batch
-        return Events(repeated=repetition)
+        return Events(repeated=catch_up(self, done)) if done.rounds else NO_EVENTS
+
+    def take_ended(self) -> tuple[Request, ...]:
+        """Those who ended and were not reported yet: whoever asks reports them."""
+        ended = tuple(self._ended)
+        self._ended.clear()
+        return ended
 
     def is_idle(self) -> bool:
         """Nothing runs, is chunked or is in flight, nothing waits, and every end has been reported."""
@@ -192,18 +187,17 @@ class Scheduler:
             msg = f"request id {request.id!r} is in use by a request that has not ended"
             raise ValueError(msg)
         refusal = self.intake.check(request)
-        if refusal is None:
-            refusal = self._queue_full(request)
+        if refusal is None and self.config.max_queued_requests is not None:
+            refusal = self._queue_full(request, self.config.max_queued_requests)
         self._live[request.id] = request
         if refusal is not None:
             self._refuse(request, refusal)
         else:
             self.enqueue(request)
 
-    def _queue_full(self, request: Request) -> str | None:
+    def _queue_full(self, request: Request, limit: int) -> str | None:
         """Why there is no place in the queue; a worse waiting request makes way under priorities."""
-        limit = self.config.max_queued_requests
-        if limit is None or len(self.waiting) < limit:
+        if len(self.waiting) < limit:
             return None
         full = f"the queue is full: {limit} requests wait (max_queued_requests)"
         if not self.priorities.enabled:
@@ -251,7 +245,7 @@ class Scheduler:
             self.waiting = self.priorities.arrange(order, self.waiting, self._view)  # type: ignore[arg-type]
         else:
             # an order from outside gets a copy, so that what it loses is noticed
-            ours = type(order).__module__.startswith("policies.")
+            ours = self._order_is_ours
             arranged = order.arrange(self.waiting if ours else [*self.waiting], self._view)
             if not ours:
                 check_arranged(self.config.order, self.waiting, arranged)
@@ -319,8 +313,6 @@ class Scheduler:
         self.batching.on_end(request)
 
     def _events(self, batch: Batch | None = None, dropped: tuple[Request, ...] = ()) -> Events:
-        if batch is None and not self._ended and not self._given_up:
-            return NO_EVENTS
         events = Events(batch, dropped, tuple(self._ended), tuple(self._given_up))
         self._ended.clear()
         self._given_up.clear()

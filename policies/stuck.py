@@ -25,13 +25,13 @@ class StuckGuard:
         """Something was put on the device."""
         self._rounds = 0
 
-    def received(self, arrivals: int, scheduler: Scheduler, when: str = "") -> None:
+    def received(self, arrivals: int, scheduler: Scheduler, now_ns: int | None = None) -> None:
         """A round begins.
 
         Args:
             arrivals: requests that came in.
             scheduler: whose round it is.
-            when: said after the number of rounds in the message.
+            now_ns: the time, for the message, where it is worth telling.
 
         Raises:
             StuckError: after `STUCK_AFTER` rounds for nothing; says the policy and the state.
@@ -39,6 +39,7 @@ class StuckGuard:
         self._rounds = 1 if arrivals else self._rounds + 1
         if self._rounds > STUCK_AFTER:
             policy = scheduler.config
+            when = "" if now_ns is None else f", at {now_ns} ns"
             raise StuckError(
                 f"batching {policy.batching!r} with order {policy.order!r} planned no batch in "
                 f"{STUCK_AFTER} rounds, with work to do{when}: {scheduler.describe()}"

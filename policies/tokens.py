@@ -106,11 +106,13 @@ class KnownTokens:
         """The id at one place; 0 past the known ones."""
         found = self._looked_up.get(at)
         if found is None:
-            for begin, end, part in self._layout():
-                if at < end:
-                    found = self._looked_up[at] = part.id_at(at - begin)
-                    return found
-            return 0
+            whole, place = self._prompt, at
+            if at >= self.prompt_len:
+                whole, place = self._output, at - self.prompt_len
+                if place >= len(whole):
+                    return 0
+            named = whole if hasattr(whole, "id_at") else _Unnamed(whole)
+            found = self._looked_up[at] = named.id_at(place)
         return found
 
     def agreement(self, other: KnownTokens, start: int, stop: int) -> int:

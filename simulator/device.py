@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
     from policies.batch import Batch, StepResult
     from policies.scheduler import Gauges
-    from simulator.clock import Clock
+
+
+SUM_TOGETHER = 512
+"""Durations planned elsewhere come in arrays; so many are added up at once."""
 
 
 class Ticket:
@@ -53,23 +62,38 @@ class Ticket:
 class SerialDevice:
     """One stream of a GPU.
 
-    Args:
-        clock: the simulation's clock.
+    Attributes:
+        free_at_ns: when what was submitted will be done.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.free_at_ns = 0
-        self.busy_ns = 0
+        self._busy_ns = 0
+        self._planned: list[
+            npt.NDArray[np.int64]
+        ] = []  # not added yet: many at once take less time
 
-    def catch_up(self, free_at_ns: int, busy_ns: int) -> None:
+    def catch_up(self, free_at_ns: int, work_ns: Iterable[npt.NDArray[np.int64]]) -> None:
         """Account for work that was planned elsewhere: until when, and how much of it."""
         self.free_at_ns = free_at_ns
-        self.busy_ns += busy_ns
+        self._planned.extend(work_ns)
+        if len(self._planned) >= SUM_TOGETHER:
+            self._sum()
 
-    def submit(self, duration_ns: int) -> tuple[int, int]:
+    @property
+    def busy_ns(self) -> int:
+        """How long it works in all for what it was given, in nanoseconds."""
+        self._sum()
+        return self._busy_ns
+
+    def _sum(self) -> None:
+        if self._planned:
+            self._busy_ns += int(np.concatenate(self._planned).sum())
+            self._planned.clear()
+
+    def submit(self, now_ns: int, duration_ns: int) -> tuple[int, int]:
         """Queue work; returns when it starts and ends, in nanoseconds."""
-        start = max(self._clock.now_ns, self.free_at_ns)
-        self.free_at_ns = start + duration_ns
-        self.busy_ns += duration_ns
-        return start, self.free_at_ns
+        start = max(self.free_at_ns, now_ns)
+        end = self.free_at_ns = start + duration_ns
+        self._busy_ns += duration_ns
+        return start, end

@@ -11,7 +11,7 @@ device, or work other processes do beside the scheduler (tokenizing, detokenizin
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -60,6 +60,24 @@ class HostOptions(BaseModel):
             coefficients = (name for name in cls.model_fields if name.endswith("_ns"))
             return dict.fromkeys(coefficients, 0) | values
         return values
+
+
+class HostRound(NamedTuple):
+    """What the host spends on one round of the loop, by phase, in nanoseconds.
+
+    Attributes:
+        to_launch: on the phases from receiving to launching.
+        to_commit: on those from a step's end to its commit.
+    """
+
+    receive: int
+    schedule: int
+    prepare: int
+    launch: int
+    collect: int
+    commit: int
+    to_launch: int
+    to_commit: int
 
 
 class HostModel:
@@ -145,3 +163,17 @@ class HostModel:
     def commit_ns(self, rows: int, finished: int) -> int:
         """Write sampled tokens back to their requests and release the finished ones."""
         return self._commit + self._commit_row * rows + self._finished * finished
+
+    def decode_round(self, waiting: int, running: int, rows: int) -> HostRound:
+        """A round of so many decode rows in which nothing comes in and nothing ends."""
+        receive, launch = self._receive, self._launch
+        schedule = (
+            self._schedule + self._schedule_waiting * waiting + self._schedule_running * running
+        )
+        prepare = self._prepare + self._prepare_decode * rows
+        collect = self._collect + self._collect_row * rows
+        commit = self._commit + self._commit_row * rows
+        to_launch = receive + schedule + prepare + launch
+        return HostRound(
+            receive, schedule, prepare, launch, collect, commit, to_launch, collect + commit
+        )

@@ -1,8 +1,9 @@
 """Leaping: many decode rounds at once, with the times they would have had one by one.
 
-While nobody comes or ends, each round of the loop does the same: the host receives nothing, plans,
-prepares and launches the next step, collects the oldest and commits it. So the times of all rounds
-follow from the device times of their steps and the host's cost of a round, which is constant.
+While nobody comes, each round of the loop does the same: the host receives nothing, plans, prepares and
+launches the next step, collects the oldest and commits it. So the times of all rounds follow from the
+device times of their steps and the host's cost of a round, which is constant for as long as the same
+requests decode: a stretch. A member that leaves at the length it asked for begins another.
 
 Under `serial` a round takes what the host and the device take together. Under `overlapped` a step starts
 when it is launched and the step before has ended; just then that one is collected, and the next round
@@ -11,132 +12,173 @@ follows. So from start to start passes whichever is longer, the host's round or 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
+    from policies.batch import DecodeRows
     from policies.scheduler import Gauges
     from simulator.device import Ticket
+    from simulator.host import HostRound
 
     Int64Array = npt.NDArray[np.int64]
 
 
-class HostRound(NamedTuple):
-    """What the host spends on a decode round in which nothing changes, by phase, in nanoseconds."""
-
-    receive: int
-    schedule: int
-    prepare: int
-    launch: int
-    collect: int
-    commit: int
-
-    @property
-    def to_launch(self) -> int:
-        """From receiving to launching."""
-        return self.receive + self.schedule + self.prepare + self.launch
-
-    @property
-    def to_commit(self) -> int:
-        """From a step's end to its commit."""
-        return self.collect + self.commit
-
-
-class Leap:
-    """The times of rounds gone through at once; all int64, shape (rounds,), in nanoseconds.
+class Stretch:
+    """Rounds that launch steps of the same requests; times in nanoseconds.
 
     Attributes:
-        host: what the host spent on each round.
+        rows: of the step before the first.
+        host: what the host spends on each round, but for the commits that end requests.
         begun: when the first round began.
-        device: how long the device took for each round's step.
-        start: when the device began it.
-        commit: when the round's commit was: of its own step under `serial`, of the step before under
-            `overlapped`.
-        gauges: the scheduler's state as the leap began, where it is recorded.
-        pending: the ticket in flight when the leap began; None under `serial`.
-        ticket: the ticket of the last step, where it is still in flight.
+        device: how long the device takes for each round's step: int64, shape (rounds,).
+        commit: when each round's commit was, of its own step under `serial`, of the step before under
+            `overlapped`: int64, shape (rounds,).
+        first: what the host spends on the first round's collecting and on its commit.
+        last_ns: what the last commit takes more, where it ends requests.
+        commit_ns: when the last commit was.
+        step_ns: how long the device takes for the last step.
+        end_ns: when it ends.
     """
 
-    __slots__ = ("begun", "commit", "device", "gauges", "host", "pending", "start", "ticket")
+    __slots__ = (
+        "begun",
+        "commit",
+        "commit_ns",
+        "device",
+        "end_ns",
+        "first",
+        "host",
+        "last_ns",
+        "rows",
+        "step_ns",
+    )
 
     def __init__(
         self,
-        begun: int,
+        rows: DecodeRows,
         host: HostRound,
+        begun: int,
         device: Int64Array,
-        start: Int64Array,
         commit: Int64Array,
-        pending: Ticket | None = None,
+        first: tuple[int, int],
+        *,
+        overlapped: bool,
     ) -> None:
-        self.begun = begun
+        self.rows = rows
         self.host = host
+        self.begun = begun
         self.device = device
-        self.start = start
         self.commit = commit
+        self.first = first
+        self.last_ns = 0
+        self.commit_ns = int(commit[-1])
+        self.step_ns = int(device[-1])
+        to_commit = sum(first) if len(commit) == 1 else host.to_commit
+        self.end_ns = self.commit_ns - to_commit + (self.step_ns if overlapped else 0)
+
+    def end_with(self, more_ns: int) -> None:
+        """Let the last commit end requests, which takes it so much longer."""
+        self.last_ns = more_ns
+        self.commit_ns += more_ns
+        self.commit[-1] += more_ns
+
+    def launch(self) -> Int64Array:
+        """When each round's step was launched: int64, shape (rounds,)."""
+        begin = np.concatenate([[self.begun], self.commit[:-1]])
+        return begin + self.host.to_launch
+
+    def collect_host(self) -> Int64Array:
+        """What the host spends on collecting in each round: int64, shape (rounds,)."""
+        host = np.full(len(self.commit), self.host.collect)
+        host[0] = self.first[0]
+        return host
+
+    def commit_host(self) -> Int64Array:
+        """What it spends on each commit: int64, shape (rounds,)."""
+        host = np.full(len(self.commit), self.host.commit)
+        host[0] = self.first[1]
+        host[-1] += self.last_ns
+        return host
+
+
+class Leap:
+    """Rounds gone through at once.
+
+    Attributes:
+        stretches: at least one; each begins when the one before has ended.
+        commit: when each round's commit was: int64, shape (rounds,).
+        pending: the ticket in flight when the leap began; None under `serial`.
+        ticket: the ticket of the last step, where it is still in flight.
+        stops: indices of the rows of the last stretch that end by themselves with the last commit.
+        aside: requests that run, but are not in the steps.
+        gauges: the scheduler's state as the leap began, where it is recorded.
+    """
+
+    __slots__ = ("aside", "commit", "gauges", "pending", "stops", "stretches", "ticket")
+
+    def __init__(
+        self, stretches: list[Stretch], pending: Ticket | None, stops: Sequence[int], aside: int
+    ) -> None:
+        self.stretches = stretches
+        self.commit = stretches[0].commit
+        if len(stretches) > 1:
+            self.commit = np.concatenate([stretch.commit for stretch in stretches])
         self.pending = pending
-        self.gauges: Gauges | None = None
+        self.stops = stops
+        self.aside = aside
         self.ticket: Ticket | None = None
+        self.gauges: Gauges | None = None
 
     def __len__(self) -> int:
         return len(self.commit)
 
-    @property
-    def launch(self) -> Int64Array:
-        """When each round's step was launched."""
-        begin = np.concatenate([[self.begun], self.commit[:-1]])
-        return begin + self.host.to_launch
 
-    @property
-    def end(self) -> Int64Array:
-        """When the device ended each round's step."""
-        return self.start + self.device
-
-
-def serial_leap(now: int, host: HostRound, device: Int64Array, until: int | None) -> Leap:
-    """Rounds under `serial`.
+def serial_commits(begun: int, host: HostRound, device: Int64Array) -> Int64Array:
+    """When each round's commit is, under `serial`: int64, shape (rounds,).
 
     Args:
-        now: when the first round begins.
+        begun: when the first round begins.
         host: the host's cost of a round.
         device: the device time of each round's step.
-        until: no round may begin at this time or later.
     """
-    to_commit = host.to_commit
-    commit = device + (host.to_launch + to_commit)
-    commit[0] += now
+    commit = device + (host.to_launch + host.to_commit)
+    commit[0] += begun
+    return np.add.accumulate(commit, out=commit)
+
+
+def overlapped_commits(
+    begun: int, host: HostRound, device: Int64Array, pending_ns: int, first: tuple[int, int]
+) -> Int64Array:
+    """When each round's commit is, under `overlapped`: int64, shape (rounds,).
+
+    Args:
+        begun: when the first round begins.
+        host: the host's cost of a round.
+        device: the device time of each round's step.
+        pending_ns: when the step in flight ends.
+        first: what the host spends on the first round's collecting and on its commit.
+    """
+    to_launch, to_commit, first_ns = host.to_launch, host.to_commit, first[0] + first[1]
+    commit = np.empty_like(device)  # at first, from start to start
+    np.maximum(device[:-1], to_launch + to_commit, out=commit[1:])
+    commit[0] = max(begun + to_launch, pending_ns) + to_commit
+    if first_ns == to_commit:
+        return np.add.accumulate(commit, out=commit)
+    if len(commit) > 1:
+        commit[1] = max(int(device[0]), to_launch + first_ns)
     np.add.accumulate(commit, out=commit)
-    rounds = _before(now, commit, until)
-    device, commit = device[:rounds], commit[:rounds]
-    return Leap(now, host, device, commit - device - to_commit, commit)
+    commit[0] += first_ns - to_commit
+    return commit
 
 
-def overlapped_leap(
-    now: int, host: HostRound, device: Int64Array, until: int | None, pending: Ticket
-) -> Leap:
-    """Rounds under `overlapped`.
-
-    Args:
-        now: when the first round begins.
-        host: the host's cost of a round.
-        device: the device time of each round's step.
-        until: no round may begin at this time or later.
-        pending: the ticket in flight.
-    """
-    to_launch, to_commit = host.to_launch, host.to_commit
-    start = np.empty_like(device)
-    start[0] = max(now + to_launch, pending.end_ns)
-    np.maximum(device[:-1], to_launch + to_commit, out=start[1:])
-    np.add.accumulate(start, out=start)
-    commit = start + to_commit
-    rounds = _before(now, commit, until)
-    return Leap(now, host, device[:rounds], start[:rounds], commit[:rounds], pending)
-
-
-def _before(now: int, commit: Int64Array, until: int | None) -> int:
-    """How many rounds begin before a time, each where the one before was committed."""
+def rounds_before(until: int | None, begun: int, commit: Int64Array) -> int:
+    """How many rounds begin before a time: the first at `begun`, each other as the one before commits."""
     if until is None:
         return len(commit)
-    return 0 if now >= until else 1 + int(commit[:-1].searchsorted(until))
+    return 0 if begun >= until else min(1 + int(commit.searchsorted(until)), len(commit))

@@ -1,20 +1,24 @@
 """Which rounds the simulated world goes through at once: up to the next thing that could happen.
 
-The scheduler says how many rounds would differ in nothing but their number. What it cannot know is
-the world's: when something comes in, and which sequence stops by itself.
+The scheduler says which rounds it foresees. What it cannot know is the world's: when something comes
+in, and which sequence stops by itself.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulator.leap import HostRound, Leap, overlapped_leap, serial_leap
+from policies.batch import DecodeRows
+from simulator.leap import Leap, Stretch, overlapped_commits, rounds_before, serial_commits
+from simulator.model import NEVER
 
 if TYPE_CHECKING:
-    from policies.batch import Batch
+    from collections.abc import Iterator, Sequence
+
+    from policies.effects import Repeat
     from policies.scheduler import Scheduler
     from simulator.device import Ticket
-    from simulator.host import HostModel
+    from simulator.host import HostModel, HostRound
     from simulator.latency.base import LatencyModel
     from simulator.model import ReplayedModel
     from traces.load import Load
@@ -24,6 +28,25 @@ MOST = 65_536
 
 WORTH_LEAPING = 4
 """Fewer rounds than this are walked through in less time than a leap takes to prepare."""
+
+
+class _Course:
+    """Where the rounds gone through so far have led, in nanoseconds.
+
+    Attributes:
+        begun: when the next round begins.
+        step_ns: how long the device takes for the last step.
+        pending_ns: when it ends, where it is in flight.
+        first: what the host spends on the next round's collecting and commit, where that ends requests.
+    """
+
+    __slots__ = ("begun", "first", "pending_ns", "step_ns")
+
+    def __init__(self, begun: int, last: Ticket) -> None:
+        self.begun = begun
+        self.step_ns = last.end_ns - last.start_ns
+        self.pending_ns = last.end_ns
+        self.first: tuple[int, int] | None = None
 
 
 class Leaper:
@@ -38,56 +61,130 @@ class Leaper:
         model: ReplayedModel,
     ) -> None:
         self._scheduler = scheduler
+        self._overlapped = scheduler.overlapped
         self._load = load
         self._latency = latency
         self._host = host
         self._model = model
+        self._ends_matter = load.waits_for_ends
 
-    def plan(self, batch: Batch, at_most: int, now: int, last: Ticket) -> Leap | None:
+    def plan(self, repeat: Repeat, now: int, last: Ticket) -> Leap | None:
         """The rounds to go through at once, with their times; None where that is not worth it.
 
         Args:
-            batch: the decode batch launched last.
-            at_most: rounds that the scheduler allows.
+            repeat: what the scheduler foresees.
             now: when the first of them would begin, ns.
-            last: the ticket of that batch.
+            last: the ticket of the batch launched last.
         """
-        overlapped = self._scheduler.overlapped
-        if overlapped and last.result.stops:
+        rows = repeat.batch.decode
+        assert rows is not None
+        if last.result.stops and self._overlapped:
             return None
-        # the last step's result is committed only after the leap where it stays in flight
-        rounds = min(at_most, self._model.rounds_to_stop(batch) + overlapped, MOST)
-        if rounds < WORTH_LEAPING:
-            return None
-        assert batch.decode is not None
-        rows = len(batch.decode)
-        host = self._host_round(rows)
+        # up to the round that commits the first stop: under `overlapped` that after its launch
+        to_stop = self._model.rounds_to_stop(rows) + self._overlapped
+        most = min(repeat.in_all, to_stop, MOST)
         until = self._load.next_ns()
-        if until is not None:  # look no further than there is time for, by the step before
-            on_device = last.end_ns - last.start_ns
-            on_host = host.to_launch + host.to_commit
-            round_ns = max(on_device, on_host) if overlapped else on_device + on_host
-            rounds = min(rounds, max(until - now, 0) // max(round_ns, 1) + 1)
-            if rounds < WORTH_LEAPING:
-                return None
-        kv_tokens = batch.decode.kv_tokens + rows
-        device = self._latency.decode_steps_ns(rows, kv_tokens, rounds, batch.decode.seq_lens)
-        if overlapped:
-            leap = overlapped_leap(now, host, device, until, last)
-        else:
-            leap = serial_leap(now, host, device, until)
-        if len(leap) < 2:
+        if most < WORTH_LEAPING:
             return None
-        self._latency.took(rows, kv_tokens, len(leap))
-        return leap
+        if until is not None and now + (WORTH_LEAPING - 1) * (last.end_ns - last.start_ns) >= until:
+            return None
+        stretches = self._stretches(repeat, now, last, most, to_stop, until)
+        if not stretches:
+            return None
+        rounds = sum([len(stretch.commit) for stretch in stretches])
+        running = len(self._scheduler.running.requests)
+        pending = last if self._overlapped else None
+        stops = self._stop(stretches[-1]) if rounds == to_stop else ()
+        return Leap(stretches, pending, stops, running - len(rows.requests))
 
-    def _host_round(self, rows: int) -> HostRound:
-        waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
-        return HostRound(
-            self._host.receive_ns(0),
-            self._host.schedule_ns(waiting, running, 0),
-            self._host.prepare_ns(0, 0, rows),
-            self._host.launch_ns(),
-            self._host.collect_ns(rows),
-            self._host.commit_ns(rows, 0),
-        )
+    def _stretches(
+        self, repeat: Repeat, begun: int, last: Ticket, most: int, to_stop: int, until: int | None
+    ) -> list[Stretch]:
+        """The rounds, by who decodes in them."""
+        s, rows = self._scheduler, repeat.batch.decode
+        assert rows is not None
+        aside = len(s.running.requests) - len(rows.requests)  # running, but not in the steps
+        departures = _nobody() if repeat.departures is None else repeat.departures()
+        at = _Course(begun, last)
+        stretches: list[Stretch] = []
+        left = most
+        while left > 0:
+            requests = len(rows.requests)
+            host = self._host.decode_round(len(s.waiting), requests + aside, requests)
+            whole, following = self._reach(rows, next(departures, None), to_stop - most + left)
+            stretch = self._stretch(rows, host, min(left, whole), at, until)
+            done = 0
+            if stretch is not None:
+                stretches.append(stretch)
+                done = len(stretch.commit)
+                left -= done
+            if following is None or rows.round + 1 + done < following.round:
+                break
+            ending = self._host.commit_ns(requests, requests - len(following.requests))
+            if self._overlapped:  # they end with the next round
+                if left == 1 and most == to_stop:
+                    break  # one of those before stops with that, too
+                at.first = host.collect, ending
+                left = min(left, 1) if self._ends_matter else left
+            else:
+                assert stretch is not None
+                stretch.end_with(ending - host.commit)
+                at.begun = stretch.commit_ns
+                left = 0 if self._ends_matter else left
+            rows = DecodeRows(following.cohort, following.round - 1)
+        return stretches
+
+    def _reach(
+        self, rows: DecodeRows, following: DecodeRows | None, to_stop: int
+    ) -> tuple[int, DecodeRows | None]:
+        """Rounds up to the one in which members will have left, and the rows from there on.
+
+        There are none where that is the last round that can be foreseen.
+        """
+        if following is None:
+            return NEVER, None
+        rounds = following.round - rows.round - 1
+        if following.requests and (self._overlapped or rounds < to_stop):
+            return rounds, following
+        return rounds - (not self._overlapped), None  # under `serial` its last commit ends them
+
+    def _stretch(
+        self, rows: DecodeRows, host: HostRound, rounds: int, at: _Course, until: int | None
+    ) -> Stretch | None:
+        """At most so many rounds of the same requests, and on; None if there is no time for one."""
+        overlapped = self._overlapped
+        if until is not None:  # look no further than there is time for, by the step before
+            on_host = host.to_launch + host.to_commit
+            round_ns = max(at.step_ns, on_host) if overlapped else at.step_ns + on_host
+            rounds = min(rounds, max(until - at.begun, 0) // max(round_ns, 1) + 1)
+        if rounds <= 0:
+            return None
+        requests = len(rows.requests)
+        kv_tokens = rows.kv_tokens + requests
+        device = self._latency.decode_steps_ns(requests, kv_tokens, rounds, rows.seq_lens)
+        first = at.first or (host.collect, host.commit)
+        if overlapped:
+            commit = overlapped_commits(at.begun, host, device, at.pending_ns, first)
+        else:
+            commit = serial_commits(at.begun, host, device)
+        done = rounds_before(until, at.begun, commit)
+        if not done:
+            return None
+        self._latency.took(requests, kv_tokens, done)
+        device, commit = device[:done], commit[:done]
+        stretch = Stretch(rows, host, at.begun, device, commit, first, overlapped=overlapped)
+        at.begun, at.step_ns, at.pending_ns = stretch.commit_ns, stretch.step_ns, stretch.end_ns
+        return stretch
+
+    def _stop(self, stretch: Stretch) -> Sequence[int]:
+        """The last round commits a step in which members may stop: let them end with it."""
+        rows, requests = stretch.rows, len(stretch.rows.requests)
+        committed = DecodeRows(rows.cohort, rows.round + len(stretch.commit) - self._overlapped)
+        stops = self._model.stopping(committed)
+        if stops:
+            stretch.end_with(self._host.commit_ns(requests, len(stops)) - stretch.host.commit)
+        return stops
+
+
+def _nobody() -> Iterator[DecodeRows]:
+    yield from ()

@@ -60,6 +60,10 @@ class ReplayedModel:
     def result(self, batch: Batch) -> StepResult:
         """What the device makes of a batch."""
         stops: list[int] = []
+        if not batch.prefill and not self._sample:
+            if batch.decode is not None:
+                stops = self.stopping(batch.decode)
+            return StepResult(stops) if stops else NO_STOPS
         sampling = 0
         for item in batch.prefill:
             if item.samples:
@@ -70,41 +74,41 @@ class ReplayedModel:
                         stops.append(sampling)
                 sampling += 1
         if batch.decode is not None:
-            stops += [sampling + index for index in self._stopping(batch.decode)]
+            stops += [sampling + index for index in self.stopping(batch.decode)]
         if self._sample:
             return StepResult(stops, self._tokens(batch))
         return StepResult(stops) if stops else NO_STOPS
 
-    def rounds_to_stop(self, batch: Batch) -> int:
-        """Decode rounds after this batch's before the one in which a member stops by itself.
+    def rounds_to_stop(self, rows: DecodeRows) -> int:
+        """In how many decode rounds from these a member stops by itself.
 
         At least so many: a member that has left in the meantime may have been the one.
         """
-        assert batch.decode is not None
-        self._expect(batch.decode)
-        return self._stops[0][0] - batch.decode.round - 1 if self._stops else NEVER
+        if rows.cohort is not self._cohort:
+            self._expect(rows)
+        return self._stops[0][0] - rows.round if self._stops else NEVER
 
     def _expect(self, rows: DecodeRows) -> None:
         """Note in which round those who have joined will stop."""
-        cohort = rows.cohort
-        if cohort is self._cohort:
-            return
-        self._cohort = cohort
+        cohort = self._cohort = rows.cohort
         for request in cohort.joined:
             if not request.ignore_eos:
                 left = request.prompt_len + _output_len(request) - 1 - rows.kv_len(request)
                 heapq.heappush(self._stops, (rows.round + left, next(self._serial), request))
 
-    def _stopping(self, rows: DecodeRows) -> list[int]:
-        """Indices of the decode rows whose request stops by itself in this round."""
-        self._expect(rows)
-        stopping = []
+    def stopping(self, rows: DecodeRows) -> list[int]:
+        """Indices of the decode rows whose request stops by itself in this round, ascending."""
+        if rows.cohort is not self._cohort:
+            self._expect(rows)
+        if not self._stops or self._stops[0][0] > rows.round:
+            return []
+        stopping = set()  # one that joined again may have been expected twice
         while self._stops and self._stops[0][0] <= rows.round:
             request = heapq.heappop(self._stops)[2]
-            # one that has left since, or joined again, was expected in vain
+            # one that has left since was expected in vain
             last = request.prompt_len + _output_len(request) - 1
             if rows.kv_len(request) == last and request in rows.requests:
-                stopping.append(rows.requests.index(request))
+                stopping.add(rows.requests.index(request))
         return sorted(stopping)
 
     def _tokens(self, batch: Batch) -> npt.NDArray[np.int32]:

@@ -12,22 +12,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from traces.records.blocks import Block, Linear
+from simulator.leap_rows import last_gauges, step_blocks
 from traces.records.decisions import batch_rows, inbox_rows
 from traces.records.recording import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
-    from policies.batch import Batch, DecodeRows, Events, Inbox, Repetition, StepResult
+    from policies.batch import (
+        Batch,
+        DecodeRows,
+        Events,
+        Inbox,
+        Repetition,
+        StepResult,
+    )
     from policies.request import Request
     from simulator.device import Ticket
     from simulator.leap import Leap
     from traces.records.writer import RunWriter
 
 FLUSH_EVERY = 4096  # steps between looks at whether a flush is due
+FOLD_ROUNDS = 65_536  # decode rounds held before their gaps are counted
 
 
 class _Seen:
@@ -54,7 +60,11 @@ class Recorder(Recording[_Seen]):
     def __init__(self, writer: RunWriter) -> None:
         super().__init__(writer)
         self._writer = writer
-        self._rounds = array("q")  # commit time of each decode round
+        self._rounds = array("q")  # commit time of each decode round, from `_first_round` on
+        self._first_round = 0
+        self._gap_rows: list[int] = []  # requests that were in a round and in the one before it ...
+        self._gap_rounds: list[int] = []  # ... and in so many rounds from there on
+        self._uncounted = 0  # rounds whose gaps are held back
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -86,67 +96,48 @@ class Recorder(Recording[_Seen]):
         """Whether every batch and its items are to be logged."""
         return self._want_decisions
 
-    def leapt(self, leap: Leap, repeated: Repetition) -> None:
-        """Rounds went by at once: the same rows as `committed` and `events` make one by one."""
-        rows = repeated.batch.decode
-        assert rows is not None
-        times = leap.commit
-        of_steps, commits = slice(None), times
-        if leap.pending is not None:  # the first commit is of the step that was in flight
-            pending, first = leap.pending, int(times[0])
+    def leapt(self, leap: Leap) -> None:
+        """Rounds are gone through at once: what `events` notes of tokens, before they are counted."""
+        self.steps += len(leap)
+        commits, pending = leap.commit, leap.pending
+        if pending is not None:  # the first commit is of the step that was in flight
             assert pending.batch.decode is not None
-            self._round(pending.batch.decode, set(), first, len(times) - 1)
-            pending.collect_host_ns = leap.host.collect
-            pending.collected_ns = first - leap.host.commit
-            self.committed(pending, first)
-            of_steps, commits = slice(-1), times[1:]  # and the last step still is
-        if not len(commits):
-            return
-        self.steps += len(commits)
-        if self.wants_steps:
-            self._steps(leap, repeated, of_steps, commits)
-            self._writer.maybe_flush()
-        gaps = np.empty_like(commits)
-        gaps[0] = commits[0] - self._rounds[-1]
-        np.subtract(commits[1:], commits[:-1], out=gaps[1:])
-        self.itl.add_many(gaps, len(rows))
+            self._round(pending.batch.decode, set(), int(commits[0]), accepted=0)
+            commits = commits[1:]
         self._rounds.frombytes(commits.tobytes())
+        self._gap_rows += [len(stretch.rows.requests) for stretch in leap.stretches]
+        self._gap_rounds += [len(stretch.commit) for stretch in leap.stretches]
+        if pending is not None:  # and the last step still is
+            self._gap_rounds[-1] -= 1
+        self._uncounted += len(commits)
+        if self._uncounted >= FOLD_ROUNDS:
+            self._fold_gaps()
 
-    def _steps(
-        self, leap: Leap, repeated: Repetition, rounds: slice, commit_ns: npt.NDArray[np.int64]
-    ) -> None:
-        """The rows of a leap's rounds, as `_step` makes them."""
-        batch, host, gauges = repeated.batch, leap.host, leap.gauges
-        assert batch.decode is not None
+    def leapt_steps(self, leap: Leap, parts: Sequence[Repetition]) -> None:
+        """The rows of the steps that a leap commits, as `committed` writes them one by one.
+
+        Args:
+            leap: the rounds' times.
+            parts: the scheduler's account of them.
+        """
+        gauges = leap.gauges
         assert gauges is not None
-        requests, count = len(batch.decode), len(commit_ns)
-        earlier = repeated.rounds - 1  # rounds before the last
-        kv_tokens = Linear(batch.decode.kv_tokens - requests * earlier, requests)
-        states = repeated.states()
-        ratio, free, evictable, protected, evicted = (
-            state[rounds] if isinstance(state, np.ndarray) else state for state in states
-        )
-        new = np.diff(evicted, prepend=self._evicted) if isinstance(evicted, np.ndarray) else 0
-        if isinstance(evicted, np.ndarray):
-            self._evicted = int(evicted[-1])
-        columns = (
-            Linear(batch.iteration - earlier, 1),
-            batch.mode.value,
-            leap.launch[rounds],
-            leap.start[rounds],
-            leap.end[rounds],
-            commit_ns,
-            *host,
-            *(0, 0, 0, requests, kv_tokens, kv_tokens),
-            ratio,
-            gauges.waiting,
-            gauges.running,
-            free,
-            evictable,
-            protected,
-            new,
-        )
-        self._writer.many_steps(Block(count, columns))
+        if leap.pending is not None:
+            pending, (collect, commit) = leap.pending, leap.stretches[0].first
+            committed = int(leap.stretches[0].commit[0])
+            pending.collect_host_ns, pending.collected_ns = collect, committed - commit
+            self._step(pending, committed)
+        blocks, self._evicted = step_blocks(leap, parts, gauges, self._evicted)
+        for block in blocks:
+            self._writer.many_steps(block)
+        if leap.ticket is not None:  # the last step is in flight: its row is written later
+            leap.ticket.gauges = last_gauges(leap, parts[-1], gauges)
+        self._writer.maybe_flush()
+
+    def ended(self, requests: Sequence[Request], now_ns: int) -> None:
+        """Requests ended, at `now_ns`."""
+        for request in requests:
+            self._end(request, now_ns)
 
     def events(self, events: Events, now_ns: int) -> None:
         """Clients notice something at `now_ns`."""
@@ -173,21 +164,45 @@ class Recorder(Recording[_Seen]):
         if self._want_times:
             seen.times.append(now_ns)
 
-    def _round(self, rows: DecodeRows, dropped: set[Request], now_ns: int, later: int = 0) -> None:
-        """A decode round was committed, and `later` more rounds since."""
-        steady = len(rows)
+    def _round(
+        self, rows: DecodeRows, dropped: set[Request], now_ns: int, accepted: int = 1
+    ) -> None:
+        """A decode round is committed; so many of its tokens are in the requests' counts already."""
+        steady = len(rows.requests)
         joined = rows.joined
         if joined:
             steady -= len(joined)
             for request in joined:
                 if request not in dropped:
-                    self._begin_stretch(request, request.output_len - 1 - later, rows.round, now_ns)
+                    before = request.output_len - accepted
+                    self._begin_stretch(request, before, rows.round, now_ns)
         if dropped:
             members = set(rows.requests) - set(joined)
             steady -= len(members & dropped)
-        if steady:
-            self.itl.add(now_ns - self._rounds[-1], steady)
         self._rounds.append(now_ns)
+        self._gap_rows.append(steady)
+        self._gap_rounds.append(1)
+        self._uncounted += 1
+        if self._uncounted >= FOLD_ROUNDS:
+            self._fold_gaps()
+
+    def _fold_gaps(self) -> None:
+        """Count the gaps held back, and let go of the rounds before everyone's stretch."""
+        new = self._uncounted
+        if new:
+            times = np.array(self._rounds[-new - 1 :], dtype=np.int64)
+            if len(times) == new:  # the first round of all follows none
+                times = np.concatenate([times[:1], times])
+            weights = np.repeat(np.array(self._gap_rows), np.array(self._gap_rounds))
+            self.itl.add_many(np.diff(times), weights)
+            self._gap_rows.clear()
+            self._gap_rounds.clear()
+            self._uncounted = 0
+        began = (s.first_round for s in self._live.values() if s.first_round is not None)
+        last = self._first_round + len(self._rounds) - 1  # the next round's gap needs it
+        done = max(min([last, *began]) - self._first_round, 0)
+        del self._rounds[:done]
+        self._first_round += done
 
     def _begin_stretch(self, request: Request, before: int, round_: int, now_ns: int) -> None:
         """A request that had `before` tokens was given one in a decode round, and goes on so."""
@@ -203,13 +218,24 @@ class Recorder(Recording[_Seen]):
             return
         upto = seen.first_round + tokens - seen.before
         if upto > seen.first_round:
-            seen.last_token = self._rounds[upto - 1]
+            origin = self._first_round
+            seen.last_token = self._rounds[upto - 1 - origin]
             if self._want_times:
-                seen.times += self._rounds[seen.first_round : upto]
+                seen.times += self._rounds[seen.first_round - origin : upto - origin]
         seen.first_round = None
 
     def _complete_times(self, request: Request, seen: _Seen) -> None:
         self._end_stretch(seen, request.output_len)
+
+    def left_behind(self) -> int:
+        """See `Recording.left_behind`."""
+        self._fold_gaps()
+        return super().left_behind()
+
+    def itl_summary(self) -> dict[str, float | int | bool]:
+        """See `Recording.itl_summary`."""
+        self._fold_gaps()
+        return super().itl_summary()
 
     # -- decisions ----------------------------------------------------------------------------
 

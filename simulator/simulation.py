@@ -161,7 +161,7 @@ def _status(error: BaseException, world: World) -> str:
 def _close(writer: RunWriter, recorder: Recorder, world: World, plan: Plan, status: str) -> Run:
     return writer.close(
         status,
-        itl=recorder.itl.summary(),
+        itl=recorder.itl_summary(),
         counts=recorder.counts(recorder.left_behind()),
         flags=dict(plan.latency.flags()),
         device_busy_ns=world.device.busy_ns,
@@ -175,11 +175,13 @@ def _old_objects_left_alone() -> Iterator[None]:
 
     A workload is many objects, and a simulation makes so many that die at once that it is called often.
     """
-    frozen = gc.get_freeze_count()
+    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(max(thresholds[0], 20_000), *thresholds[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         if not frozen:
             gc.unfreeze()
 

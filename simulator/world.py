@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policies.batch import NO_EVENTS, Inbox, Mode
+from policies.batch import NO_EVENTS, DecodeRows, Inbox, Mode, StepResult
 from policies.effects import (
     NOT_REPEATED,
     Collect,
@@ -34,11 +34,11 @@ from simulator.leaper import Leaper
 from simulator.model import ReplayTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     import simpy
 
-    from policies.batch import Batch, Events, StepResult
+    from policies.batch import Batch, Events, Repetition
     from policies.effects import Effect
     from policies.scheduler import Scheduler
     from simulator.host import HostModel
@@ -84,7 +84,7 @@ class World:
         leap: bool = True,
     ) -> None:
         self.clock = Clock()
-        self.device = SerialDevice(self.clock)
+        self.device = SerialDevice()
         self.scheduler = scheduler
         self._load = load
         self._latency = latency
@@ -97,6 +97,8 @@ class World:
         may_leap = leap and not recorder.wants_decisions
         self._leaper = Leaper(scheduler, load, latency, host, model) if may_leap else None
         self._leap: Leap | None = None
+        self._leap_end = 0  # ns
+        self._repeated = NOT_REPEATED
         self._debt = 0  # host work done but not yet waited for, ns
         self._receive_ns = 0  # of the round going on
         self._planned = True  # whether the round going on has had its planning charged
@@ -125,83 +127,85 @@ class World:
     # -- the host process ---------------------------------------------------------------------
 
     def _drive(self, on_progress: Callable[[], None] | None) -> Generator[simpy.Event, Any, None]:
-        loop = LOOPS[self.scheduler.config.overlap](self.scheduler)
+        send = LOOPS[self.scheduler.config.overlap](self.scheduler).send
         skip, timeout = self.clock.skip, self.clock.timeout
         answer: Any = None
         while True:
-            effect = loop.send(answer)
+            effect = send(answer)
             if isinstance(effect, Report):
-                answer = None
-                if effect.events is not NO_EVENTS and self._report(effect.events) and on_progress:
+                answer, events = None, effect.events
+                if events is not NO_EVENTS and self._report(events) and on_progress:
                     on_progress()
                 continue
             delay = self._delay(effect)
             if delay is None:
                 return
-            if not skip(delay):
+            if delay and not skip(delay):
                 yield timeout(delay)
             answer = self._answer(effect)
 
     def _delay(self, effect: Effect) -> int | None:
-        """How long an effect takes, in nanoseconds; None for a sleep from which nothing will wake.
-
-        The host's work up to now is waited for with it, or else while the device works.
-        """
-        if isinstance(effect, Repeat):
-            self._leap = self._plan_leap(effect.batch, effect.at_most)
-            if self._leap is None:
-                return 0
-            self._debt = 0
-            return int(self._leap.commit[-1]) - self.clock.now_ns
+        """How long an effect takes, in nanoseconds; None for a sleep from which nothing will wake."""
         if isinstance(effect, Launch):
-            self._launch_host = self._charge_launch(effect.batch)
-        else:
-            self._charge_planning(0)
-        delay, self._debt = self._debt, 0
+            return self._charge_launch(effect.batch)
+        if isinstance(effect, Receive):
+            return self._settle()
         if isinstance(effect, Collect):
             ticket: Ticket = effect.ticket
-            return max(delay, ticket.end_ns - self.clock.now_ns)
-        if isinstance(effect, Sleep):
-            return self._until_woken(effect.until, delay)
-        return delay
+            return max(self._settle(), ticket.end_ns - self.clock.now_ns)
+        if isinstance(effect, Repeat):
+            self._repeated = self._repeat(effect)
+            return self._leap_end - self.clock.now_ns if self._repeated.rounds else 0
+        until = effect.until if isinstance(effect, Sleep) else None
+        return self._until_woken(until, self._settle())
 
     def _answer(self, effect: Effect) -> Any:
         """The answer to an effect, once its time is over."""
-        if isinstance(effect, Receive):
-            return self._receive()
         if isinstance(effect, Launch):
             return self._launch(effect.batch)
+        if isinstance(effect, Receive):
+            return self._receive()
         if isinstance(effect, Collect):
             return self._collect(effect.ticket)
-        leap = self._leap
-        if not isinstance(effect, Repeat):
-            return None
+        return self._repeated if isinstance(effect, Repeat) else None
+
+    def _settle(self) -> int:
+        """Charge what the round going on has not been charged yet; returns what the host owes, in ns.
+
+        It is waited for with the next effect, or else while the device works.
+        """
+        if not self._planned:  # no batch came of the planning
+            self._planned = True
+            s = self.scheduler
+            self._debt += self._host.schedule_ns(len(s.waiting), len(s.running.requests), 0)
+        owed, self._debt = self._debt, 0
+        return owed
+
+    def _repeat(self, effect: Repeat) -> Repeated:
+        """Go through many rounds at once, where that is worth it; `_leap_end` says until when."""
+        last = self._last
+        if self._leaper is None or last is None:
+            return NOT_REPEATED
+        leap = self._leaper.plan(effect, self.clock.now_ns + self._debt, last)
         if leap is None:
             return NOT_REPEATED
-        ticket = leap.ticket
-        last = effect.batch.later(len(leap)) if ticket is None else ticket.batch
-        return Repeated(len(leap), last, ticket)
-
-    def _plan_leap(self, batch: Batch, at_most: int) -> Leap | None:
-        """The rounds to go through at once; None where that is not worth it."""
-        if self._leaper is None:
-            return None
-        last = self._last
-        assert last is not None
-        leap = self._leaper.plan(batch, at_most, self.now + self._debt, last)
-        if leap is None:
-            return None
+        self._leap, self._debt = leap, 0
         if self._recorder.wants_steps:
             leap.gauges = self.scheduler.gauges()
-        end = int(leap.start[-1]) + int(leap.device[-1])
-        self.device.catch_up(end, int(np.add.reduce(leap.device)))
+        self._recorder.leapt(leap)
+        stretch = leap.stretches[-1]
+        self._leap_end = stretch.commit_ns
+        self.device.catch_up(stretch.end_ns, [part.device for part in leap.stretches])
         if leap.pending is not None:
-            batch = batch.later(len(leap))
-            launched = (int(leap.commit[-2]) if len(leap) > 1 else leap.begun) + leap.host.to_launch
-            times = launched, int(leap.start[-1]), end
-            self._last = Ticket(batch, self._model.result(batch), None, leap.host[:4], *times)
-            leap.ticket = self._last
-        return leap
+            rounds, host = len(stretch.commit), stretch.host
+            rows = DecodeRows(stretch.rows.cohort, stretch.rows.round + rounds)
+            stops = self._model.stopping(rows)
+            begun = int(stretch.commit[-2]) if rounds > 1 else stretch.begun
+            times = begun + host.to_launch, stretch.end_ns - stretch.step_ns, stretch.end_ns
+            # its batch is the scheduler's to make
+            leap.ticket = Ticket(effect.batch, StepResult(stops), None, host[:4], *times)
+            self._last = leap.ticket
+        return Repeated(len(leap), leap.ticket, leap.stops)
 
     def _until_woken(self, until: int | None, busy: int) -> int | None:
         """How long to sleep, in nanoseconds, `busy` at least; None if nothing will ever come in."""
@@ -211,13 +215,16 @@ class World:
         return None if wake is None else max(wake - self.now, busy, 0)
 
     def _receive(self) -> Inbox:
-        arrivals, aborts = self._load.take(self.now)
-        inbox = Inbox(self.now, [self._request(arrival) for arrival in arrivals], aborts)
+        now = self.clock.now_ns
+        sent, aborts = self._load.take(now)
+        arrivals = [self._request(arrival) for arrival in sent] if sent else ()
+        inbox = Inbox(now, arrivals, aborts)
         self._receive_ns = self._host.receive_ns(len(arrivals))
         self._debt += self._receive_ns
         self._planned = False
-        self._recorder.received(self.scheduler.iteration + 1, inbox)
-        self._stuck.received(len(arrivals), self.scheduler, f", at {self.now} ns")
+        if arrivals or self._recorder.wants_decisions:
+            self._recorder.received(self.scheduler.iteration + 1, inbox)
+        self._stuck.received(len(arrivals), self.scheduler, now)
         return inbox
 
     def _request(self, arrival: Arrival) -> Request:
@@ -230,65 +237,78 @@ class World:
             ignore_eos=self._ignore_eos,
         )
 
-    def _charge_planning(self, prefill_requests: int) -> int:
-        """Charge the host for the round's planning, unless that was done; returns the charge."""
-        if self._planned:
-            return 0
-        self._planned = True
-        s = self.scheduler
-        cost = self._host.schedule_ns(len(s.waiting), len(s.running), prefill_requests)
-        self._debt += cost
-        return cost
-
-    def _charge_launch(self, batch: Batch) -> tuple[int, int, int, int]:
-        schedule = self._charge_planning(len(batch.prefill))
-        prefill_tokens = batch.prefill_tokens if batch.prefill else 0
-        prepare = self._host.prepare_ns(len(batch.prefill), prefill_tokens, batch.decode_requests)
-        launch = self._host.launch_ns()
-        self._debt += prepare + launch
-        return self._receive_ns, schedule, prepare, launch
+    def _charge_launch(self, batch: Batch) -> int:
+        """Charge the host for a round up to its launch; returns what it owes by now."""
+        s, host, prefill = self.scheduler, self._host, len(batch.prefill)
+        schedule = 0  # an overlap strategy from outside may launch twice in a round
+        if not self._planned:
+            self._planned = True
+            schedule = host.schedule_ns(len(s.waiting), len(s.running.requests), prefill)
+        new_tokens = batch.prefill_tokens if prefill else 0
+        prepare = host.prepare_ns(prefill, new_tokens, batch.decode_requests)
+        launch = host.launch_ns()
+        self._launch_host = self._receive_ns, schedule, prepare, launch
+        owed, self._debt = self._debt + schedule + prepare + launch, 0
+        return owed
 
     def _launch(self, batch: Batch) -> Ticket:
-        now = self.now
-        if batch.mode is Mode.EMPTY:
-            duration = 0
-        else:
+        now = self.clock.now_ns
+        duration = 0
+        if batch.mode is not Mode.EMPTY:
             duration = self._latency.step_ns(_shape(batch))
             self._stuck.launched()
-        start, end = self.device.submit(duration)
-        self._recorder.launched(batch, now)
+        start, end = self.device.submit(now, duration)
+        recorder = self._recorder
+        if batch.prefill:
+            recorder.launched(batch, now)
         result = self._model.result(batch)
-        self._recorder.decided(batch, now, result)
-        gauges = self.scheduler.gauges() if self._recorder.wants_steps else None
+        if recorder.wants_decisions:
+            recorder.decided(batch, now, result)
+        gauges = self.scheduler.gauges() if recorder.wants_steps else None
         self._last = Ticket(batch, result, gauges, self._launch_host, now, start, end)
         return self._last
 
     def _collect(self, ticket: Ticket) -> StepResult:
-        ticket.collect_host_ns = self._host.collect_ns(ticket.batch.items)
-        self._debt += ticket.collect_host_ns
-        ticket.collected_ns = self.now + self._debt
+        host_ns = ticket.collect_host_ns = self._host.collect_ns(ticket.batch.items)
+        self._debt += host_ns
+        ticket.collected_ns = self.clock.now_ns + self._debt
         self._collected = ticket
         return ticket.result
 
     def _report(self, events: Events) -> bool:
         """Let clients notice; returns whether any request ended."""
-        if events.repeated is not None:
-            assert self._leap is not None
-            if self._leap.ticket is not None and self._recorder.wants_steps:
-                self._leap.ticket.gauges = self.scheduler.gauges()
-            self._recorder.leapt(self._leap, events.repeated)
-            return False
-        if events.batch is not None:
-            self._debt += self._host.commit_ns(events.batch.items, len(events.ended))
-        now = self.now + self._debt
+        batch, ended = events.batch, events.ended
+        if batch is not None:
+            self._debt += self._host.commit_ns(batch.items, len(ended))
+        now = self.clock.now_ns + self._debt
+        if events.repeated:
+            return self._report_leap(events.repeated)
         self._recorder.events(events, now)
-        if events.batch is not None:
+        if batch is not None:
             ticket = self._collected
             assert ticket is not None
             self._recorder.committed(ticket, now)
-        for request in events.ended:
+        for request in ended:
             self._end(request, now)
-        return bool(events.ended)
+        return bool(ended)
+
+    def _report_leap(self, parts: Sequence[Repetition]) -> bool:
+        """Let clients notice what a leap brought; returns whether any request ended."""
+        leap = self._leap
+        assert leap is not None
+        if leap.ticket is not None:
+            leap.ticket.batch = parts[-1].batch
+        if self._recorder.wants_steps:
+            self._recorder.leapt_steps(leap, parts)
+        rounds, ended = 0, False
+        for part in parts:
+            rounds += part.rounds
+            if part.ended:
+                ended, now = True, int(leap.commit[rounds - 1])
+                self._recorder.ended(part.ended, now)
+                for request in part.ended:
+                    self._end(request, now)
+        return ended
 
     def _end(self, request: Request, now: int) -> None:
         assert isinstance(request.tokens, ReplayTokens)

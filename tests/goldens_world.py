@@ -75,12 +75,14 @@ class ReplayWorld:
                     answer = batch
                 case Collect(batch):
                     answer = self._emit(batch)
-                case Report(events) if events.repeated is not None:
-                    yield from self._repeated_records(events.repeated)
+                case Report(events) if events.repeated:
+                    for part in events.repeated:
+                        yield from self._repeated_records(part)
                 case Report(events):
                     self._note(events)
                 case Repeat(batch, at_most):
-                    answer = self._repeat(batch, at_most) if self.leap else NOT_REPEATED
+                    can_leap = self.leap and at_most > 0
+                    answer = self._repeat(batch, at_most) if can_leap else NOT_REPEATED
                     if answer.rounds:
                         yield from self._finished_record()
                 case Sleep():
@@ -129,7 +131,7 @@ class ReplayWorld:
             return NOT_REPEATED
         self.leapt += rounds
         last = batch.later(rounds)
-        return Repeated(rounds, last, last)
+        return Repeated(rounds, last)
 
     def _emit(self, batch: Batch) -> StepResult:
         """The result of a batch, as it is collected."""

@@ -27,7 +27,13 @@ class Arrival(NamedTuple):
 
 
 class Load(Protocol):
-    """What a world asks about what comes in. Times are nanoseconds of the world's clock."""
+    """What a world asks about what comes in. Times are nanoseconds of the world's clock.
+
+    Attributes:
+        waits_for_ends: whether something may come in because a request ended.
+    """
+
+    waits_for_ends: bool
 
     def next_ns(self) -> int | None:
         """When something comes in next, as far as is known; None if nothing will, or not yet."""
@@ -43,26 +49,30 @@ class Load(Protocol):
 
 
 class Patience:
-    """When clients give up: a heap of those who will, without those whose request has ended."""
+    """When clients give up: a heap of those who will, without those whose request has ended.
+
+    Attributes:
+        waiting: ids of the requests under way whose clients will give up some time.
+    """
 
     def __init__(self) -> None:
+        self.waiting: set[str] = set()
         self._heap: list[tuple[int, str]] = []
-        self._waiting: set[str] = set()
 
     def watch(self, request: TraceRequest, sent_ns: int) -> None:
         """A request was sent; its client's patience counts from then."""
         if request.abort_ns is not None:
             given_up = sent_ns + request.abort_ns - request.arrival_ns
             heapq.heappush(self._heap, (given_up, request.id))
-            self._waiting.add(request.id)
+            self.waiting.add(request.id)
 
     def ended(self, request_id: str) -> None:
         """A request ended: its client waits no longer."""
-        self._waiting.discard(request_id)
+        self.waiting.discard(request_id)
 
     def next_ns(self) -> int | None:
         """When the next client gives up, in nanoseconds; None if none will."""
-        while self._heap and self._heap[0][1] not in self._waiting:
+        while self._heap and self._heap[0][1] not in self.waiting:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -71,7 +81,7 @@ class Patience:
         given_up: list[str] = []
         while (at := self.next_ns()) is not None and at <= now_ns:
             request_id = heapq.heappop(self._heap)[1]
-            self._waiting.discard(request_id)
+            self.waiting.discard(request_id)
             given_up.append(request_id)
         return given_up
 
@@ -87,24 +97,30 @@ class OpenLoop:
         requests: in order of arrival; drawn one ahead, so that they can be a stream.
     """
 
+    waits_for_ends = False
+
     def __init__(self, requests: Iterable[TraceRequest]) -> None:
         self._coming = iter(requests)
         self._next = next(self._coming, None)
+        self._next_ns = None if self._next is None else self._next.arrival_ns
         self._patience = Patience()
 
     def next_ns(self) -> int | None:
         """See `Load.next_ns`."""
-        arrival = None if self._next is None else self._next.arrival_ns
-        return _sooner(arrival, self._patience.next_ns())
+        if not self._patience.waiting:
+            return self._next_ns
+        return _sooner(self._next_ns, self._patience.next_ns())
 
     def take(self, now_ns: int) -> tuple[list[Arrival], list[str]]:
         """See `Load.take`."""
         arrivals: list[Arrival] = []
-        while self._next is not None and self._next.arrival_ns <= now_ns:
-            arrivals.append(Arrival(self._next, self._next.arrival_ns))
-            self._patience.watch(self._next, self._next.arrival_ns)
+        while self._next_ns is not None and self._next_ns <= now_ns:
+            assert self._next is not None
+            arrivals.append(Arrival(self._next, self._next_ns))
+            self._patience.watch(self._next, self._next_ns)
             self._next = next(self._coming, None)
-        return arrivals, self._patience.take(now_ns)
+            self._next_ns = None if self._next is None else self._next.arrival_ns
+        return arrivals, self._patience.take(now_ns) if self._patience.waiting else []
 
     def ended(self, request_id: str, now_ns: int) -> None:  # noqa: ARG002
         """See `Load.ended`."""
@@ -133,6 +149,8 @@ class ClosedLoop:
         concurrency: so many sessions are under way at once: the first at time 0, each other one when
             one has ended. None starts each session at its first request's time.
     """
+
+    waits_for_ends = True
 
     def __init__(self, requests: Iterable[TraceRequest], concurrency: int | None = None) -> None:
         if concurrency is not None and concurrency < 1:

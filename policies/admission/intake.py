@@ -29,12 +29,12 @@ class PoolIntake:
         self.capacity = capacity
         self.page_size = page_size
         self.context_limit = capacity if context_limit is None else context_limit
+        self._limit = min(self.context_limit, capacity)
         self._clip = clip
 
     def check(self, request: Request) -> str | None:
         """Cut the request's `max_new_tokens`; returns why it is refused, or None if it may come in."""
-        prompt = request.prompt_len
-        limit = min(self.context_limit, self.capacity)
+        prompt, limit, page = request.prompt_len, self._limit, self.page_size
         if prompt < 1:
             return "the prompt is empty"
         if prompt >= limit:
@@ -43,10 +43,10 @@ class PoolIntake:
                 f"the prompt has {prompt} tokens; {which} of {limit} takes prompts of at most "
                 f"{limit - 1}"
             )
-        pages = -(-prompt // self.page_size) * self.page_size
-        most = min(limit - 1 - prompt - 1, self.capacity - pages - self.page_size - 1)
-        request.max_new_tokens = max(0, min(request.max_new_tokens, most))
-        need = prompt + min(request.max_new_tokens, self._clip) + self.page_size
+        pages = -(-prompt // page) * page
+        most = min(limit - 1 - prompt - 1, self.capacity - pages - page - 1)
+        asked = request.max_new_tokens = max(0, min(request.max_new_tokens, most))
+        need = prompt + min(asked, self._clip) + page
         if need >= self.capacity:
             return (
                 f"the prompt has {prompt} tokens and needs {need} with its reserve; "

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy.typing as npt
+    from collections.abc import Sequence
 
     from policies.request import Request
 
@@ -45,28 +41,16 @@ class NewTokenRatio:
 
     def decay(self) -> None:
         """A decode step had memory enough."""
-        self.value = max(self.value - self._decay, self.minimum)
+        if self.value != self.minimum:
+            self.value = max(self.value - self._decay, self.minimum)
 
-    def decay_by(self, steps: int) -> Callable[[], npt.NDArray[np.float64] | float]:
-        """So many decode steps had memory enough.
-
-        Returns:
-            what makes the ratio after each: float64, shape (steps,), or one value if it stayed.
-        """
+    def decay_by(self, steps: int) -> list[float]:
+        """So many decode steps had memory enough; returns the ratio after each in which it fell."""
         falling: list[float] = []
         while self.value != self.minimum and len(falling) < steps:
             self.decay()  # one by one: rounding depends on the order
             falling.append(self.value)
-        last = self.value
-
-        def ratios() -> npt.NDArray[np.float64] | float:
-            if not falling:
-                return last
-            values = np.full(steps, last)
-            values[: len(falling)] = falling
-            return values
-
-        return ratios
+        return falling
 
     def reset(self) -> None:
         """The scheduler is idle."""

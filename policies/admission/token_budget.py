@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING
 
 from policies.running import RunningBatch
@@ -80,14 +81,11 @@ class TokenBudget:
         self._max_requests = max_requests
         self._accidents = accidents
         self._running = running
-        self._reserved: float = decode_tokens
         self._claimed = decode_tokens
-        expected: float = 0
-        for request, remaining in _remaining(running):
-            # one by one: float sums depend on their order
-            clipped = min(CLIP_MAX_NEW_TOKENS, remaining)
-            expected += clipped * (1.0 if request.ignore_eos else ratio)
-        self._reserved += expected
+        self._charges = [decode_tokens]  # what is reserved besides what running requests may need
+        self._reserved: float | None = None  # in all, once it was needed
+        asked = running.asked if isinstance(running, RunningBatch) else inf
+        self._reserved_at_most = decode_tokens + asked  # as if all that was asked for came yet
         self._endings: list[tuple[float, int]] | None = None
 
     def _share(self, request: Request) -> float:
@@ -104,12 +102,32 @@ class TokenBudget:
 
     def forget(self, request: Request) -> None:
         """A running request was preempted: nothing need be expected of it."""
-        self._reserved -= self.expected_tokens(request)
+        self._reserved = self.reserved - self.expected_tokens(request)
+
+    @property
+    def reserved(self) -> float:
+        """Tokens of memory that are needed, or expected to be."""
+        if self._reserved is None:
+            expected: float = 0
+            for request, remaining in _remaining(self._running):
+                # one by one, and then the charges: float sums depend on their order
+                clipped = min(CLIP_MAX_NEW_TOKENS, remaining)
+                expected += clipped * (1.0 if request.ignore_eos else self.ratio)
+            self._reserved = self._charges[0] + expected
+            for charge in self._charges[1:]:
+                self._reserved += charge
+        return self._reserved
 
     @property
     def left_total(self) -> float:
         """Tokens of memory nobody needs or is expected to."""
-        return self.memory.available - self._reserved
+        return self.memory.available - self.reserved
+
+    def _lacks(self, tokens: int) -> bool:
+        """Whether `left_total` is no more than that; mostly it need not be added up to know."""
+        if self.memory.available - self._reserved_at_most > tokens:
+            return False
+        return self.left_total <= tokens
 
     @property
     def left_now(self) -> int:
@@ -118,26 +136,31 @@ class TokenBudget:
 
     def verdict(self) -> Verdict:
         """Whether another candidate may be tried."""
-        if self.left_total <= 0 or self.left_now <= 0:
+        available = self.memory.available
+        if available <= self._reserved_at_most and self.left_total <= 0:
+            return Verdict.NO_TOKEN
+        if available <= self._claimed:
             return Verdict.NO_TOKEN
         if self.left_input <= 0 or (self.left_chunk is not None and self.left_chunk <= 0):
             return Verdict.OTHER
         return Verdict.CONTINUE
 
-    def _charge(self, extend: int, new_tokens: int) -> None:
-        pages = self.memory.ceil(extend)
-        self._reserved += pages + self.page_size + new_tokens
-        self._claimed += pages + self.page_size
-        self.left_input -= pages
-        if self.left_chunk is not None:
-            self.left_chunk -= pages
-
     def _take(self, request: Request, end: int, match: Match | None, new_tokens: int) -> None:
         if match is not None:
             self.memory.hold(request, match)
         request.extend_end = end
-        self._charge(end - request.prefix_len, new_tokens)
         self.admitted.append(request)
+        page = self.page_size
+        pages = -(-(end - request.prefix_len) // page) * page
+        charge = pages + page + new_tokens
+        self._charges.append(charge)
+        self._reserved_at_most += charge
+        if self._reserved is not None:
+            self._reserved += charge
+        self._claimed += pages + page
+        self.left_input -= pages
+        if self.left_chunk is not None:
+            self.left_chunk -= pages
 
     def add_chunk(self, request: Request, limit: int | None = None) -> bool:
         """Go on with the request that is being chunked, whatever memory is expected to be needed.
@@ -152,7 +175,7 @@ class TokenBudget:
         """
         assert self.left_chunk is not None
         room = self.left_chunk if limit is None else min(limit, self.left_chunk)
-        take = min(room, int(self.left_total))
+        take = min(room, int(self.left_total)) if self._lacks(room) else room
         if take <= 0:
             last_page = self.memory.ceil(request.prefix_len) - request.prefix_len
             take = min(room, last_page + self.memory.available)
@@ -182,28 +205,27 @@ class TokenBudget:
             return Verdict.OTHER
         if request.ignore_eos and not self.memory.cache.shares:
             return self._add_uncached(request, match)
-        extend = request.seq_len - match.length
-        new_tokens = min(max(request.remaining_tokens, 0), CLIP_MAX_NEW_TOKENS)
-        self.memory.cache.lock(
-            match.node
-        )  # what it would hold cannot be evicted to make room for it
-        try:
-            if extend + new_tokens + self.page_size >= self.left_total:
-                return Verdict.NO_TOKEN
-            pages = self.memory.ceil(extend)
-            if self.left_chunk is None:
-                if self.admitted and pages >= self.left_input:
-                    return Verdict.OTHER
-            elif pages > self.left_chunk:
-                return self._add_first_chunk(request, match)
-            return self._add_whole(request, match)
-        finally:
-            self.memory.cache.unlock(match.node)
+        cache = self.memory.cache
+        cache.lock(match.node)  # what it would hold cannot be evicted to make room for it
+        verdict = self._add_locked(request, match)
+        if not self.admitted or self.admitted[-1] is not request:
+            cache.unlock(match.node)
+        return verdict
 
-    def _add_whole(self, request: Request, match: Match) -> Verdict:
-        forgets = self._accidents.charge_forgets_outputs
-        asked = request.max_new_tokens if forgets else max(request.remaining_tokens, 0)
-        self._take(request, request.seq_len, match, min(asked, CLIP_MAX_NEW_TOKENS))
+    def _add_locked(self, request: Request, match: Match) -> Verdict:
+        end, page = request.seq_len, self.page_size
+        extend = end - match.length
+        remaining = max(request.remaining_tokens, 0)
+        if self._lacks(extend + min(remaining, CLIP_MAX_NEW_TOKENS) + page):
+            return Verdict.NO_TOKEN
+        pages = -(-extend // page) * page
+        if self.left_chunk is None:
+            if self.admitted and pages >= self.left_input:
+                return Verdict.OTHER
+        elif pages > self.left_chunk:
+            return self._add_first_chunk(request, match)
+        asked = request.max_new_tokens if self._accidents.charge_forgets_outputs else remaining
+        self._take(request, end, match, min(asked, CLIP_MAX_NEW_TOKENS))
         return self.verdict()
 
     def _add_first_chunk(self, request: Request, match: Match) -> Verdict:

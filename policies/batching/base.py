@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from policies.batch import Batch, Repetition
+    from policies.batch import Batch, DecodeRows, Repetition
     from policies.config import PolicyConfig
     from policies.kv.base import Memory
     from policies.kv.pool import KVPool
@@ -31,9 +31,12 @@ class Batching(Protocol):
 
     Attributes:
         caches: the prefix caches it can plan with, by their names in the config.
+        foresees_departures: while nobody waits, a member that leaves at the length it asked for gives
+            it nothing else to decide, so that rounds can be foreseen beyond that (`policies.foresight`).
     """
 
     caches: tuple[str, ...]
+    foresees_departures: bool = False
 
     def make_memory(
         self, config: PolicyConfig, capacity: int, rows: int, pool: KVPool | None
@@ -78,6 +81,16 @@ class Batching(Protocol):
             s: the scheduler.
             batch: the batch launched in the last of them.
             rounds: how many.
+        """
+        raise NotImplementedError
+
+    def end_rows(self, s: Scheduler, rows: DecodeRows, stopped: set[Request]) -> None:
+        """End those whom the last of many rounds stopped.
+
+        Args:
+            s: the scheduler.
+            rows: of one of those rounds.
+            stopped: members that it stopped.
         """
         raise NotImplementedError
 

@@ -27,7 +27,7 @@ class MixedChunk(PrefillFirst):
         """Prefill and decode in one batch; where decode does not fit, it sits this step out."""
         if s.running.leave_finishing():
             s.running.full = False
-        if not s.running or not self.kv.round_fits(s.running):
+        rows = self.kv.plan_round(s.running) if s.running.requests else None
+        if rows is None:
             return super()._compose(s, items)
-        rows = self.kv.extend_round(s.running)
         return Batch(s.iteration, Mode.MIXED, items, rows, chunked=s.chunked)

@@ -7,14 +7,13 @@ request is in that state at any time, and goes ahead of the queue.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import PoolIntake
 from policies.admission.token_budget import TokenBudget, Verdict
-from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
+from policies.batch import Batch, Mode, PrefillItem, Repetition, states_of
 from policies.batching.base import Batching
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
@@ -36,6 +35,7 @@ class PrefillFirst(Batching):
     """See the module and `Batching`."""
 
     caches = ("radix", "none")
+    foresees_departures = True
     shares_steps = False  # whether decode rows ride along with prefill
 
     def __init__(self) -> None:
@@ -57,6 +57,7 @@ class PrefillFirst(Batching):
             eviction = EVICTIONS.create(config.eviction, config.eviction_options)
             cache = RadixCache(config.page_size, eviction, pool.free_pages)
         self.kv = KVMemory(pool, cache)
+        self._counts_decode = config.accidents.hrrn_counts_decode
         return self.kv
 
     def make_intake(self, config: PolicyConfig, capacity: int) -> PoolIntake:
@@ -67,25 +68,26 @@ class PrefillFirst(Batching):
 
     def next_batch(self, s: Scheduler) -> Batch | None:
         """See `Batching.next_batch`."""
-        self._checkpoint_chunk(s)
-        self._merge_last(s)
-        batch = self._prefill(s) if self._prefill_is_due(s) else None
+        if s.chunked is not None:
+            self._checkpoint_chunk(s, s.chunked)
+        if s.last is not None and s.last.prefill:
+            self._merge_last(s, s.last)
+        due = self._decode_only == 0 or self._interval_is_over(s)
+        anyone = s.waiting or s.chunked is not None
+        batch = self._prefill(s) if due and anyone else None
         if batch is not None:
             self._decode_only = s.config.prefill_decode_interval
             s.processed_tokens += batch.prefill_tokens + batch.decode_requests
-        elif s.running:
+        elif s.running.requests:
             batch = self._decode(s)
-            if batch is not None and s.config.accidents.hrrn_counts_decode:
+            if batch is not None and self._counts_decode:
                 s.processed_tokens += self._stale_tokens
         return batch
 
     # -- bringing the state up to date --------------------------------------------------------
 
-    def _checkpoint_chunk(self, s: Scheduler) -> None:
+    def _checkpoint_chunk(self, s: Scheduler, request: Request) -> None:
         """Enter what is computed of the chunked request into the cache; or end it if aborted."""
-        request = s.chunked
-        if request is None:
-            return
         if request.abort_requested:
             s.chunked = None
             s.end_running(request, FinishReason.ABORT)
@@ -93,32 +95,29 @@ class PrefillFirst(Batching):
             self.kv.checkpoint(request, request.extend_end)
             request.prefix_len = request.extend_end
 
-    def _merge_last(self, s: Scheduler) -> None:
+    def _merge_last(self, s: Scheduler, last: Batch) -> None:
         """Let the requests whose prefill was in the last step join the running batch.
 
         After a mixed step they stand before the rows that rode along, as the mixed batch had them.
         """
-        last = s.last
-        if last is None or not last.prefill:
-            return
+        unfinished = s.chunked, last.chunked
         new = [
             item.request
             for item in last.prefill
-            if item.epoch == item.request.epoch and item.request not in (s.chunked, last.chunked)
+            if item.epoch == item.request.epoch and item.request not in unfinished
         ]
         mixed = last.decode is not None
         if len(new) < len(last.prefill):
             s.running.full = False
-        if (mixed or not s.running) and (new or s.running):
+        running = s.running.requests
+        if (mixed or not running) and (new or running):
             # the last batch takes the place of an empty running batch
             s.running.full = False
             self._stale_tokens = last.prefill_tokens + last.decode_requests
         s.join_running(new, front=mixed)
 
-    def _prefill_is_due(self, s: Scheduler) -> bool:
-        """Whether the interval between prefill steps has passed."""
-        if self._decode_only == 0:
-            return True
+    def _interval_is_over(self, s: Scheduler) -> bool:
+        """Whether the interval between prefill steps is cut short; else it is one step shorter now."""
         if len(s.running) < s.config.prefill_decode_interval_min_batch:
             self._decode_only = 0
             return True
@@ -129,13 +128,14 @@ class PrefillFirst(Batching):
 
     def _prefill(self, s: Scheduler) -> Batch | None:
         """A step of prompt tokens, if anything may be prefilled."""
-        if s.priorities.preemption or not s.running:
-            s.running.full = False
+        running = s.running
+        if s.priorities.preemption or not running.requests:
+            running.full = False
         if s.chunked is None:
-            if s.running.full or not s.waiting:
+            if running.full or not s.waiting:
                 return None
             if self._places(s, 0) <= 0 and not s.priorities.preemption:
-                s.running.full = True
+                running.full = True
                 return None
         if s.waiting:
             s.arrange_waiting()
@@ -165,7 +165,7 @@ class PrefillFirst(Batching):
 
     def _places(self, s: Scheduler, rows_held: int) -> int:
         """Requests that may still be admitted; those counted already may hold rows."""
-        return min(s.max_running - len(s.running), self.kv.pool.free_rows + rows_held)
+        return min(s.max_running - len(s.running.requests), self.kv.pool.free_rows + rows_held)
 
     def _refresh_waiting(self, s: Scheduler) -> None:
         """Mark what waiting requests have cached as used, now and then, lest it be evicted.
@@ -193,24 +193,31 @@ class PrefillFirst(Batching):
     def _fill(self, s: Scheduler, budget: TokenBudget) -> list[Request]:
         """Admit waiting requests in queue order while they fit; returns those preempted for it."""
         preempted: list[Request] = []
-        adapters = AdapterSlots(s.config.max_loras_per_batch, base_takes_slot=True)
-        adapters.hold(s.running, budget.admitted)
-        for request in adapters.let_through(s.waiting):
+        running, admitted = s.running, budget.admitted
+        rows_held = len(admitted)  # by a chunked request; who waits has none
+        places = self._places(s, rows_held)
+        limit, adapters = s.config.max_loras_per_batch, None
+        if limit is not None:
+            adapters = AdapterSlots(limit, base_takes_slot=True)
+            adapters.hold(running, admitted)
+        for request in s.waiting if adapters is None else adapters.let_through(s.waiting):
             if budget.verdict() is Verdict.OTHER:
                 break
-            held = sum(1 for r in budget.admitted if r.row is not None)
-            if len(budget.admitted) >= self._places(s, held):
-                s.running.full = True
-            if s.running.full and not self._preempt(s, request, budget, preempted):
-                break
+            if len(admitted) >= places:
+                running.full = True
+            if running.full:
+                if not self._preempt(s, request, budget, preempted):
+                    break
+                places = self._places(s, rows_held)
             match = self.kv.match(request)
             request.prefix_len = match.length
             budget.may_chunk_another = budget.chunked is None
             verdict = budget.add(request, match)
-            adapters.hold(budget.admitted[-1:])
+            if adapters is not None:
+                adapters.hold(admitted[-1:])
             if verdict is not Verdict.CONTINUE:
                 if verdict is Verdict.NO_TOKEN:
-                    s.running.full = bool(budget.admitted or s.running)
+                    running.full = bool(admitted or running.requests)
                 break
         return preempted
 
@@ -249,9 +256,14 @@ class PrefillFirst(Batching):
             request.state = State.PREFILL
             if request.row is None and request.retractions == 0:
                 request.cached_tokens = request.prefix_len
-            self.kv.start_row(request)
         self.kv.extend(admitted)
-        return tuple(_item(request, samples=request is not chunked) for request in admitted)
+        items = []
+        for request in admitted:
+            row, start = request.row, request.prefix_len
+            assert row is not None
+            length, samples = request.extend_end - start, request is not chunked
+            items.append(PrefillItem(request, row, start, length, samples, request.epoch))
+        return tuple(items)
 
     def _compose(self, s: Scheduler, items: tuple[PrefillItem, ...]) -> Batch:
         """The batch of a step with prefill."""
@@ -261,20 +273,24 @@ class PrefillFirst(Batching):
 
     def _decode(self, s: Scheduler) -> Batch | None:
         """A decode step of all running requests, some of them retracted if it does not fit."""
-        ending = s.running.leave_finishing()
+        running = s.running
+        ending = running.leave_finishing()
         if ending:
-            s.running.full = False
-        if not s.running:
+            running.full = False
+        if not running.requests:
             return None
-        if not self.kv.round_fits(s.running):
-            if ending:
-                return None  # their memory comes back with the result in flight
-            self._retract(s)
-            if not s.running:
-                return None
-        else:
+        rows = self.kv.plan_round(running)
+        if rows is not None:
             s.ratio.decay()
-        return Batch(s.iteration, Mode.DECODE, decode=self.kv.extend_round(s.running))
+        elif ending:
+            return None  # their memory comes back with the result in flight
+        else:
+            self._retract(s)
+            if not running.requests:
+                return None
+            rows = self.kv.plan_round(running)
+            assert rows is not None, "retraction has made too little room"
+        return Batch(s.iteration, Mode.DECODE, (), rows)
 
     def _retract(self, s: Scheduler) -> None:
         """Take memory from running requests until the rest can decode; the last one is spared.
@@ -306,30 +322,26 @@ class PrefillFirst(Batching):
 
     def repeatable(self, s: Scheduler, at_most: int) -> int:
         """See `Batching.repeatable`."""
-        if s.chunked is not None or self._decode_only or self._aborting:
-            return 0
-        if not self._queue_is_shut(s):
+        busy = s.chunked is not None or self._decode_only or self._aborting
+        if busy or (s.waiting and not self._queue_is_shut(s)):
             return 0
         return self.kv.rounds_without_eviction(s.running, at_most)
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
-        """Whether planning will not look at the queue until someone leaves."""
-        return not s.waiting or (s.running.full and not s.priorities.preemption)
+        """Whether planning will not look at those who wait until someone leaves."""
+        return s.running.full and not s.priorities.preemption
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
         """See `Batching.repeat`."""
-        if s.config.accidents.hrrn_counts_decode:
+        if self._counts_decode:
             s.processed_tokens += rounds * self._stale_tokens
-        ratios = s.ratio.decay_by(rounds)
-        free, pages = self.kv.free, s.running.pages_ahead()
-        tokens = self.kv.evictable, self.kv.protected, self.kv.evicted_tokens
-        self.kv.repeat_rounds(s.running, rounds)
-        s.running.repeat(rounds)
-
-        def states() -> RoundStates:
-            taken = np.cumsum(pages(rounds)) * self.kv.page_size
-            return RoundStates(ratios(), free - taken, *tokens)
-
+        running, kv, ratio = s.running, self.kv, s.ratio
+        pages, free = running.pages_ahead(), kv.pool.free_tokens
+        falling = ratio.decay_by(rounds)
+        kv.pool.take_pages(running.pages_within(rounds))
+        running.repeat(rounds)
+        cached = kv.cache.evictable, kv.cache.protected, kv.evicted_tokens
+        states = partial(states_of, rounds, falling, ratio.value, pages, free, kv.page_size, cached)
         return Repetition(batch, rounds, states)
 
     # -- results ------------------------------------------------------------------------------
@@ -337,38 +349,42 @@ class PrefillFirst(Batching):
     def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
         """See `Batching.commit`. A token for a request retracted meanwhile is dropped."""
         dropped = []
-        sampling = [item for item in batch.prefill if item.samples]
-        for i, item in enumerate(sampling):
+        first = 0  # of the decode rows' places among the sampling items
+        for item in batch.prefill:
+            if not item.samples:
+                continue
             if item.request.epoch != item.epoch:
                 dropped.append(item.request)
             else:
-                self._commit_prefill(s, item, i in stops)
-        if batch.decode is not None:
-            late = s.running.commit(batch.decode)
+                self._commit_prefill(s, item, first in stops)
+            first += 1
+        rows = batch.decode
+        if rows is not None:
+            late = s.running.commit(rows)
             dropped.extend(late)
-            first = len(sampling)
-            stopped = {batch.decode.requests[i - first] for i in stops if i >= first}
-            self._commit_round(s, batch.decode, stopped.difference(late))
+            stopped = {rows.requests[i - first] for i in stops if i >= first}
+            self.end_rows(s, rows, stopped.difference(late) if late else stopped)
         return tuple(dropped)
 
     def _commit_prefill(self, s: Scheduler, item: PrefillItem, stop: bool) -> None:
-        request = item.request
+        request, seq_len = item.request, item.start + item.length
         request._output_len += 1  # lengths are kept by the scheduler
         reason = s.reason_to_end(request, stop=stop)
         if reason is not None:
             s.finish(request, reason)
         else:
-            self.kv.checkpoint(request, item.seq_len)
-            request.prefix_len = item.seq_len
+            self.kv.checkpoint(request, seq_len)
+            request.prefix_len = seq_len
 
-    def _commit_round(self, s: Scheduler, rows: DecodeRows, stopped: set[Request]) -> None:
-        """End the members that a decode round ends, in batch order."""
-        ends = {*stopped, *s.running.due()}
+    def end_rows(self, s: Scheduler, rows: DecodeRows, stopped: set[Request]) -> None:
+        """See `Batching.end_rows`; also ends those who are due, in batch order."""
+        due = s.running.due()
+        if not (stopped or due or self._aborting):
+            return  # mostly nobody ends
+        ends = stopped.union(due)
         if self._aborting:
             ends |= {r for r in rows.requests if r in self._aborting and r.state is State.RUNNING}
-        if not ends:
-            return
-        for request in [r for r in rows.requests if r in ends]:
+        for request in ends if len(ends) == 1 else [r for r in rows.requests if r in ends]:
             reason = s.reason_to_end(request, stop=request in stopped)
             assert reason is not None  # that is why it is here
             s.finish(request, reason)
@@ -381,10 +397,3 @@ class PrefillFirst(Batching):
     def on_end(self, request: Request) -> None:
         """See `Batching.on_end`."""
         self._aborting.discard(request)
-
-
-def _item(request: Request, *, samples: bool) -> PrefillItem:
-    assert request.row is not None
-    start = request.prefix_len
-    length = request.extend_end - start
-    return PrefillItem(request, request.row, start, length, samples, request.epoch)

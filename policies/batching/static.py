@@ -34,7 +34,7 @@ class StaticBatching(PrefillFirst):
         return super()._prefill(s)
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
-        """Whether planning will not look at the queue until someone leaves."""
+        """Whether planning will not look at those who wait until someone leaves."""
         return self._closed or super()._queue_is_shut(s)
 
     def _decode(self, s: Scheduler) -> Batch | None:

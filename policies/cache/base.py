@@ -45,6 +45,7 @@ class PrefixCache(Protocol):
         extra_key: str | None = None,
         priority: int = 0,
         inserted_len: int = 0,
+        held: Any = None,
     ) -> Match:
         """Enter a sequence, floored to pages, with the pages that hold it.
 
@@ -54,6 +55,8 @@ class PrefixCache(Protocol):
             extra_key: namespace.
             priority: kept as the largest ever given to each part of the path.
             inserted_len: leading tokens whose entering is not counted as a hit again.
+            held: the end of a path that the sequence begins with and that the caller holds, if it
+                holds one: it need not be looked for. The caller is to lock the new end in its place.
 
         Returns:
             how much was there already (the caller's pages for it are not taken), and the end.
@@ -64,8 +67,25 @@ class PrefixCache(Protocol):
         """The page numbers of the whole path that ends at `node`."""
         ...
 
-    def lock(self, node: Any) -> None:
-        """Protect the path that ends at `node` from eviction; locks add up."""
+    def enter_again(self, node: Any, length: int, priority: int) -> None:
+        """Enter the first `length` tokens of the path that ends at `node` once more, on their own.
+
+        As `insert` does, but it counts as no hit.
+
+        Args:
+            node: the end of a path.
+            length: tokens of the path, whole pages; the path is cut there.
+            priority: as for `insert`.
+        """
+        ...
+
+    def lock(self, node: Any, held: Any = None) -> None:
+        """Protect the path that ends at `node` from eviction; locks add up.
+
+        Args:
+            node: the end of the path.
+            held: a node on the path up to which the caller holds a lock, which becomes part of this one.
+        """
         ...
 
     def unlock(self, node: Any) -> None:

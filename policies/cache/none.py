@@ -31,6 +31,7 @@ class NoCache:
         extra_key: str | None = None,  # noqa: ARG002
         priority: int = 0,  # noqa: ARG002
         inserted_len: int = 0,  # noqa: ARG002
+        held: Any = None,  # noqa: ARG002
     ) -> Match:
         """Nothing is kept: the caller goes on owning its pages."""
         return NO_MATCH
@@ -39,7 +40,10 @@ class NoCache:
         """None."""
         return np.zeros(0, dtype=np.int32)
 
-    def lock(self, node: Any) -> None:
+    def enter_again(self, node: Any, length: int, priority: int) -> None:
+        """Nothing is there."""
+
+    def lock(self, node: Any, held: Any = None) -> None:
         """Nothing to hold."""
 
     def unlock(self, node: Any) -> None:

@@ -35,8 +35,8 @@ class RadixNode:
         start: where in it the edge begins, as many tokens as there are above.
         size: tokens on the edge.
         pages: the page numbers that hold them, or None where pages are only counted.
-        children: by first token, or by first page where another has the same first token; in order of
-            creation, and a split keeps its place.
+        children: by first token, or by first page where another has the same first token, or by None
+            while there is one only and nobody has asked; in order of creation, and a split keeps its place.
         crowded: first tokens for which children were filed by their first page.
         locks: requests that hold it, itself or through a descendant.
         hits: times it was entered.
@@ -114,17 +114,22 @@ class RadixCache:
         self._serial = count()
         self.root = RadixNode(None, None, _NOTHING, 0, 0, None)
         self.root.locks = 1
+        self._no_match = Match(0, self.root)
 
     # -- looking up and entering --------------------------------------------------------------
 
     def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:
         """See `PrefixCache.match`. A match inside an edge splits it."""
         prefix = _as_prefix(tokens)
+        stop = len(prefix) // self.page_size * self.page_size
         at, node = 0, self.root
-        for child, common in self._walk(prefix, extra_key):
+        while at < stop:
+            child, common = self._below(node, prefix, at, stop, extra_key)
+            if child is None:
+                break
             node = self._enter(child, common)
             at += common
-        return Match(at, node)
+        return Match(at, node) if at else self._no_match
 
     def insert(
         self,
@@ -133,50 +138,87 @@ class RadixCache:
         extra_key: str | None = None,
         priority: int = 0,
         inserted_len: int = 0,
+        held: RadixNode | None = None,
     ) -> Match:
         """See `PrefixCache.insert`."""
         prefix = _as_prefix(tokens)
-        at, node = 0, self.root
-        for child, common in self._walk(prefix, extra_key):
-            node = self._enter(child, common)
+        stop = len(prefix) // self.page_size * self.page_size
+        node, at = self.root, 0
+        for child in self._path(held):  # all of it is there, and is entered as the rest below
+            node = child
+            self._touch(node)
+            node.priority = max(node.priority, priority)
+            at += node.size
+            if at > inserted_len:
+                node.hits += 1
+        while at < stop:
+            below, common = self._below(node, prefix, at, stop, extra_key)
+            if below is None:
+                leaf = self._grow(node, prefix, at, stop, pages, extra_key, priority)
+                if held is None:
+                    self._offer(leaf)
+                return Match(at, leaf)
+            node = self._enter(below, common)
             node.priority = max(node.priority, priority)
             at += common
             if at > inserted_len:
                 node.hits += 1
-        stop = len(prefix) // self.page_size * self.page_size
-        if at < stop:
-            node = self._grow(node, prefix, at, stop, pages, extra_key, priority)
         return Match(at, node)
 
-    def _walk(self, prefix: TokenPrefix, extra_key: str | None) -> Iterator[tuple[RadixNode, int]]:
-        """The children along a prefix, each with how many tokens it shares (whole pages, at least one).
+    def enter_again(self, node: RadixNode, length: int, priority: int) -> None:
+        """See `PrefixCache.enter_again`."""
+        for child in self._path(node):
+            common = min(child.size, length - child.start)
+            if common <= 0:
+                return
+            entered = self._enter(child, common)
+            entered.priority = max(entered.priority, priority)
 
-        Only the last may share less than all of its tokens.
-        """
+    def _path(self, end: RadixNode | None) -> list[RadixNode]:
+        """The nodes of the path that ends at a node, from below the root on."""
+        path: list[RadixNode] = []
+        while end is not None and end.parent is not None:
+            path.append(end)
+            end = end.parent
+        path.reverse()
+        return path
+
+    def _below(
+        self,
+        node: RadixNode,
+        prefix: TokenPrefix,
+        at: int,
+        stop: int,
+        extra_key: str | None,
+    ) -> tuple[RadixNode | None, int]:
+        """The child with which a prefix goes on, and how many tokens they share: whole pages."""
+        if not node.children:
+            return None, 0
         page = self.page_size
-        stop = len(prefix) // page * page
-        node, at = self.root, 0
-        while at < stop:
-            first: Hashable = prefix.id_at(at)
-            if at == 0 and extra_key is not None:
-                first = (extra_key, first)  # below the root a child is found by its namespace, too
-            child = node.children.get(first)
-            common = 0
+        edge = self._edge(node, prefix, at, extra_key)
+        child = node.children.get(edge)
+        if child is not None:
+            shared = prefix.agreement(child.tokens, at, min(at + child.size, stop))
+            if shared >= page:
+                return child, shared // page * page
+        if edge in node.crowded:  # others begin with the same token
+            child = node.children.get(self._page(prefix, at, extra_key))
             if child is not None:
-                upto = min(at + child.size, stop)
-                common = prefix.agreement(child.tokens, at, upto) // page * page
-            if not common and first in node.crowded:  # others begin with the same token
-                child = node.children.get(self._page(prefix, at, extra_key))
-                if child is not None:
-                    upto = min(at + child.size, stop)
-                    common = prefix.agreement(child.tokens, at, upto) // page * page
-            if child is None or not common:
-                return
-            node, size = child, child.size
-            at += common
-            yield child, common
-            if common < size:
-                return
+                shared = prefix.agreement(child.tokens, at, min(at + child.size, stop))
+                if shared >= page:
+                    return child, shared // page * page
+        return None, 0
+
+    @staticmethod
+    def _edge(node: RadixNode, prefix: TokenPrefix, at: int, extra_key: str | None) -> Hashable:
+        """What a child of `node` is filed under, unless its first token is taken by another."""
+        if None in node.children:  # the only one until now
+            child = node.children.pop(None)
+            child.edge = child.tokens.id_at(child.start)
+            node.children[child.edge] = child
+        first = prefix.id_at(at)
+        # below the root a child is found by its namespace, too
+        return first if at or extra_key is None else (extra_key, first)
 
     def _page(self, prefix: TokenPrefix, at: int, extra_key: str | None) -> Hashable:
         """What a child is filed under if its first token is taken by another: its first page."""
@@ -210,10 +252,10 @@ class RadixCache:
         parent.children[node.edge] = upper
         node.start += at
         node.size -= at
-        node.edge = node.tokens.id_at(node.start)
+        node.edge = None
         node.pages = None if pages is None else pages[page:]
         node.parent = upper
-        upper.children[node.edge] = node
+        upper.children[None] = node
         return upper
 
     def _grow(
@@ -229,20 +271,19 @@ class RadixCache:
         """Hang a new leaf below `parent`, for the places [start, stop)."""
         size = self.page_size
         own = None if pages is None else pages[start // size : stop // size].copy()
-        edge: Hashable = prefix.id_at(start)
-        if start == 0 and extra_key is not None:
-            edge = (extra_key, edge)  # below the root a child is found by its namespace, too
-        if edge in parent.children:
-            parent.crowded = parent.crowded | {edge}
-            edge = self._page(prefix, start, extra_key)
+        edge: Hashable = None
+        if parent.children or not start:
+            edge = self._edge(parent, prefix, start, extra_key)
+            if edge in parent.children:
+                parent.crowded = parent.crowded | {edge}
+                edge = self._page(prefix, start, extra_key)
         leaf = RadixNode(parent, edge, prefix.keep(start, stop), start, stop - start, own)
         parent.children[edge] = leaf
-        self._touch(leaf)
-        leaf.created = leaf.last_access
+        self._clock += 1
+        leaf.created = leaf.last_access = self._clock
         leaf.priority = priority
         leaf.hits = 1
-        self.evictable += leaf.size
-        self._offer(leaf)
+        self.evictable += stop - start
         return leaf
 
     def pages(self, node: RadixNode) -> Int32Array:
@@ -257,10 +298,10 @@ class RadixCache:
 
     # -- holding ------------------------------------------------------------------------------
 
-    def lock(self, node: RadixNode) -> None:
+    def lock(self, node: RadixNode, held: RadixNode | None = None) -> None:
         """See `PrefixCache.lock`."""
         at = node
-        while at.parent is not None:
+        while at is not held and at.parent is not None:
             if at.locks == 0:
                 self.evictable -= at.size
                 self.protected += at.size
@@ -275,14 +316,15 @@ class RadixCache:
             if at.locks == 0:
                 self.evictable += at.size
                 self.protected -= at.size
-                self._offer(at)
+                if not at.children:
+                    self._offer(at)
             at = at.parent
 
     # -- evicting -----------------------------------------------------------------------------
 
     def _offer(self, node: RadixNode) -> None:
-        """Put a node into the heap of leaves if it has become one that may be evicted."""
-        if not node.in_heap and node.locks == 0 and not node.children:
+        """Put a leaf that has become free to be evicted into the heap of those, if it is not there."""
+        if not node.in_heap:
             node.in_heap = True
             heapq.heappush(self._heap, (self.eviction.key(node), next(self._serial), node))
 
@@ -291,28 +333,28 @@ class RadixCache:
         if not self.eviction.monotone:
             self._heap = [(self.eviction.key(node), i, node) for _, i, node in self._heap]
             heapq.heapify(self._heap)
-        freed = 0
-        while freed < tokens and self._heap:
-            key, serial, node = heapq.heappop(self._heap)
-            node.in_heap = False
-            if node.locks or node.children:
-                continue  # offered again when it becomes a free leaf again
-            current = self.eviction.key(node)
-            if current != key:  # touched since it was offered
-                node.in_heap = True
-                heapq.heappush(self._heap, (current, serial, node))
+        freed, heap, key_of = 0, self._heap, self.eviction.key
+        while freed < tokens and heap:
+            key, serial, node = heap[0]
+            free = not node.locks and not node.children
+            if free and (current := key_of(node)) != key:  # touched since it was offered
+                heapq.heapreplace(heap, (current, serial, node))
                 continue
-            freed += self._remove(node)
+            heapq.heappop(heap)
+            node.in_heap = False  # offered again if it becomes a free leaf again
+            if free:
+                freed += node.size
+                self._remove(node)
         return freed
 
-    def _remove(self, leaf: RadixNode) -> int:
+    def _remove(self, leaf: RadixNode) -> None:
         parent = leaf.parent
         assert parent is not None
         del parent.children[leaf.edge]
         self.evictable -= leaf.size
         self._free_pages(leaf.size // self.page_size, leaf.pages)
-        self._offer(parent)
-        return leaf.size
+        if not parent.children and not parent.locks:
+            self._offer(parent)
 
     # -- checking -----------------------------------------------------------------------------
 

@@ -87,9 +87,8 @@ class KVMemory:
         """The cached prefix a prefill could start from: at least one token is left to compute."""
         if not self.cache.shares:
             return NO_MATCH
-        return self.cache.match(
-            first_tokens(request.tokens, request.seq_len - 1), request.extra_key
-        )
+        prefix = first_tokens(request.tokens, request.seq_len - 1)
+        return self.cache.match(prefix, request.extra_key)
 
     def match_whole(self, request: Request) -> Match:
         """The cached prefix of all of a request's tokens."""
@@ -98,68 +97,66 @@ class KVMemory:
         return self.cache.match(first_tokens(request.tokens, request.seq_len), request.extra_key)
 
     def hold(self, request: Request, match: Match) -> None:
-        """Lock the prefix a request was admitted with."""
-        self.cache.lock(match.node)
+        """The prefix a request is admitted with is its own to hold from now on, and locked already."""
         request.lock = match.node
         request.prefix_len = request.cached_len = match.length
 
-    def start_row(self, request: Request) -> None:
-        """Give a request a row, with its cached prefix in it, unless it has one from a chunk before."""
-        if request.row is None:
-            request.row = self.pool.take_row()
-            if request.cached_len:
-                self._point_at_cache(request, 0)
-            request._kv_len = request.cached_len
-
     def extend(self, requests: Sequence[Request]) -> None:
-        """Allocate for requests what they compute this round, evicting what that takes."""
-        new = sum(r.extend_end - r.prefix_len for r in requests)
-        if self.page_size == 1:
-            self.make_room(new)
-        else:  # after SGLang: as if each request could need one more page
-            self.make_room(new + len(requests) * self.page_size)
+        """Allocate for requests what they compute this round, evicting what that takes.
+
+        Who has no row from a chunk before gets one, with its cached prefix in it.
+        """
+        new = 0
         for request in requests:
-            assert request.row is not None
-            self.pool.extend(request.row, request.kv_len, request.extend_end)
+            new += request.extend_end - request.prefix_len
+        if self.page_size > 1:  # after SGLang: as if each request could need one more page
+            new += len(requests) * self.page_size
+        self.make_room(new)
+        pool = self.pool
+        for request in requests:
+            row = request.row
+            if row is None:
+                row = request.row = pool.take_row()
+                request._kv_len = request.cached_len
+                if pool.indexed and request.cached_len:
+                    self._point_at_cache(request, 0)
+            pool.extend(row, request._kv_len, request.extend_end)
             request._kv_len = request.extend_end
 
     def round_fits(self, running: RunningBatch) -> bool:
         """Whether the next decode round has memory, after evicting what can be."""
         need = running.pages_needed() * self.page_size
         self.make_room(need)
-        return self.free >= need
+        return self.pool.free_tokens >= need
 
-    def extend_round(self, running: RunningBatch) -> DecodeRows:
-        """Plan the next decode round of a running batch and allocate for it."""
-        pages = running.pages_needed()
-        if self.page_size == 1:
-            self.make_room(pages)
-        else:
-            self.make_room(len(running) * self.page_size)
+    def plan_round(self, running: RunningBatch) -> DecodeRows | None:
+        """Plan the next decode round of a running batch and allocate for it, if it fits."""
+        pool, size = self.pool, self.page_size
+        pages = len(running.requests) if size == 1 else running.pages_needed()
+        if pool.free_tokens < pages * size and not self.round_fits(running):
+            return None
+        if size > 1:  # after SGLang: as if each member needed a page
+            self.make_room(len(running.requests) * size)
         rows = running.advance()
-        self.pool.extend_round(rows, pages)
+        pool.extend_round(rows, pages)
         return rows
 
     def rounds_without_eviction(self, running: RunningBatch, at_most: int) -> int:
         """Decode rounds for which memory is free, so that nothing is evicted."""
         if self.pool.indexed:
             return 0  # page numbers are handed out round by round
-        size, members = self.page_size, len(running)
+        size, members, free = self.page_size, len(running.requests), self.pool.free_tokens
         if size == 1:
-            return min(at_most, self.free // members)
+            return min(at_most, free // members)
         # each round asks for a page a member, and then takes those that are needed
-        if self.free >= (running.pages_within(at_most) + members) * size:
+        if free >= (running.pages_within(at_most) + members) * size:
             return at_most
-        cycles = self.free // (members * size)  # in `size` rounds every member takes one page
+        cycles = free // (members * size)  # in `size` rounds every member takes one page
         rounds = min(at_most, (cycles + 1) * size)
         needed = running.pages_ahead()(rounds)
         before = np.cumsum(needed) - needed
-        fits = self.free - before * size >= members * size
+        fits = free - before * size >= members * size
         return rounds if fits.all() else int(fits.argmin())
-
-    def repeat_rounds(self, running: RunningBatch, rounds: int) -> None:
-        """Allocate for so many decode rounds."""
-        self.pool.take_pages(running.pages_within(rounds))
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""
@@ -176,34 +173,33 @@ class KVMemory:
         """
         if not self.cache.shares:
             return
-        assert request.row is not None
-        end = self.floor(up_to)
-        tokens = first_tokens(request.tokens, end)
-        pages = self.pool.read(request.row, 0, end)
+        row, held_len = request.row, request.cached_len
+        assert row is not None
+        size, cache, pool = self.page_size, self.cache, self.pool
+        end = up_to // size * size
+        pages = pool.read(row, 0, end) if pool.indexed else None
         priority = request.priority or 0
-        key = request.extra_key
-        entered = self.cache.insert(tokens, pages, key, priority, request.inserted_len)
-        if entered.length > request.cached_len:
-            self.pool.free_range(request.row, request.cached_len, entered.length)
-        prompt_end = self.floor(request.prompt_len)
+        entered = cache.insert(
+            first_tokens(request.tokens, end),
+            pages,
+            request.extra_key,
+            priority,
+            request.inserted_len,
+            request.lock,
+        )
+        if entered.length > held_len:
+            pool.free_range(row, held_len, entered.length)
+        prompt_end = request.prompt_len // size * size
         if 0 < prompt_end < end:
-            prompt_pages = None if pages is None else pages[: prompt_end // self.page_size]
-            prompt = first_tokens(request.tokens, prompt_end)
-            self.cache.insert(prompt, prompt_pages, key, priority + 1, end)
-        self._relock(request, entered, end)
-
-    def _relock(self, request: Request, entered: Match, end: int) -> None:
-        self.cache.lock(entered.node)
-        self.cache.unlock(request.lock)
+            cache.enter_again(entered.node, prompt_end, priority + 1)
+        request.cached_len = request.inserted_len = end
+        cache.lock(entered.node, request.lock)
         request.lock = entered.node
-        before, request.cached_len, request.inserted_len = request.cached_len, end, end
-        if entered.length > before:
-            self._point_at_cache(request, before)
+        if pool.indexed and entered.length > held_len:
+            self._point_at_cache(request, held_len)
 
     def _point_at_cache(self, request: Request, start: int) -> None:
         """Let a request's row name the cache's pages from token `start` on."""
-        if not self.pool.indexed:
-            return
         assert request.row is not None
         pages = self.cache.pages(request.lock)
         self.pool.write(request.row, start, pages[start // self.page_size :])

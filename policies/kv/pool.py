@@ -29,17 +29,9 @@ class KVPool(Protocol):
     page_size: int
     capacity: int  # tokens, a multiple of the page size
     rows: int
+    free_tokens: int  # in free pages
+    free_rows: int  # not taken
     indexed: bool  # whether it knows which pages, or only how many
-
-    @property
-    def free_tokens(self) -> int:
-        """Tokens in free pages."""
-        ...
-
-    @property
-    def free_rows(self) -> int:
-        """Rows not taken."""
-        ...
 
     def take_row(self) -> int:
         """A free row, 1 to `rows`; row 0 is left for padding."""
@@ -93,50 +85,39 @@ class CountingPool:
         self.page_size = page_size
         self.capacity = capacity // page_size * page_size
         self.rows = rows
-        self._free = self.capacity // page_size
-        self._free_rows = list(range(rows, 0, -1))
-
-    @property
-    def free_tokens(self) -> int:
-        """See `KVPool`."""
-        return self._free * self.page_size
-
-    @property
-    def free_rows(self) -> int:
-        """See `KVPool`."""
-        return len(self._free_rows)
+        self.free_tokens = self.capacity
+        self.free_rows = rows
+        self._rows = list(range(rows, 0, -1))  # those not taken
 
     def take_row(self) -> int:
         """See `KVPool`."""
-        return self._free_rows.pop()
+        self.free_rows -= 1
+        return self._rows.pop()
 
     def give_row(self, row: int) -> None:
         """See `KVPool`."""
-        self._free_rows.append(row)
+        self.free_rows += 1
+        self._rows.append(row)
 
     def _pages(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def _take(self, pages: int) -> None:
-        if pages > self._free:
-            msg = (
-                f"{pages * self.page_size} tokens of KV asked for, "
-                f"{self.free_tokens} of {self.capacity} are free"
-            )
-            raise OutOfPagesError(msg)
-        self._free -= pages
-
     def take_pages(self, pages: int) -> None:
         """See `KVPool`."""
-        self._take(pages)
+        tokens = pages * self.page_size
+        if tokens > self.free_tokens:
+            msg = f"{tokens} tokens of KV asked for, {self.free_tokens} of {self.capacity} are free"
+            raise OutOfPagesError(msg)
+        self.free_tokens -= tokens
 
     def extend(self, row: int, have: int, want: int) -> None:  # noqa: ARG002 - counts only
         """See `KVPool`."""
-        self._take(self._pages(want) - self._pages(have))
+        size = self.page_size
+        self.take_pages(-(-want // size) - -(-have // size))
 
     def extend_round(self, rows: DecodeRows, pages: int) -> None:  # noqa: ARG002
         """See `KVPool`."""
-        self._take(pages)
+        self.take_pages(pages)
 
     def read(self, row: int, start: int, stop: int) -> None:
         """See `KVPool`."""
@@ -146,11 +127,13 @@ class CountingPool:
 
     def free_range(self, row: int, start: int, stop: int) -> None:  # noqa: ARG002
         """See `KVPool`."""
-        self._free += max(0, self._pages(stop) - start // self.page_size)
+        size = self.page_size
+        if stop > start:
+            self.free_tokens += (-(-stop // size) - start // size) * size
 
     def free_pages(self, count: int, pages: Int32Array | None) -> None:  # noqa: ARG002
         """See `KVPool`."""
-        self._free += count
+        self.free_tokens += count * self.page_size
 
 
 class IndexedPool(CountingPool):
@@ -174,15 +157,17 @@ class IndexedPool(CountingPool):
         super().__init__(capacity, page_size, rows)
         width = self._pages(self.capacity if max_len is None else max_len) + 1
         self.table = np.zeros((rows + 1, width), dtype=np.int32)
-        self._stack = np.arange(self._free, 0, -1, dtype=np.int32)
+        self._stack = np.arange(self.capacity // page_size, 0, -1, dtype=np.int32)
 
     def _pop(self, count: int) -> Int32Array:
-        self._take(count)
-        return self._stack[self._free : self._free + count][::-1].copy()
+        self.take_pages(count)
+        left = self.free_tokens // self.page_size
+        return self._stack[left : left + count][::-1].copy()
 
     def _push(self, pages: Int32Array) -> None:
-        self._stack[self._free : self._free + len(pages)] = pages
-        self._free += len(pages)
+        free = self.free_tokens // self.page_size
+        self._stack[free : free + len(pages)] = pages
+        self.free_tokens += len(pages) * self.page_size
 
     def extend(self, row: int, have: int, want: int) -> None:
         """See `KVPool`."""

@@ -196,7 +196,7 @@ def _approximations(
             "the records (--records decisions writes one)"
         )
     if thin > 1:
-        found.append(f"every {thin}th step was used")
+        found.append(f"one step in {thin} was used")
     if _clock(runs[0]) != "wall":
         found.append(
             "times are CPU time of the runs' process: a machine that does other work takes longer"

@@ -23,6 +23,7 @@ from policies.admission.new_token_ratio import NewTokenRatio
 from policies.admission.token_budget import TokenBudget, Verdict
 from policies.cache.none import NoCache
 from policies.kv.memory import KVMemory
+from policies.running import RunningBatch
 from tests.policies.world import Client, World
 
 
@@ -231,6 +232,34 @@ def test_without_chunking_the_first_prompt_may_exceed_the_budget() -> None:
     run = World(policy(max_prefill_tokens=8), 100, clients).run()
     prefills = [[i[0] for i in prefill] for _, mode, prefill, *_ in run.batches if prefill]
     assert prefills == [["a"], ["b"]]
+
+
+@given(
+    spare=st.integers(0, 400),
+    ratio=st.sampled_from((0.098, 0.3, 0.7, 1.0)),
+    asked=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+)
+def test_a_budget_that_need_not_add_up_what_runs_says_the_same(
+    spare: int, ratio: float, asked: list[int]
+) -> None:
+    """Where memory is plenty, the tokens that running requests may still produce are not added up."""
+    running = RunningBatch(1)
+    for i, most in enumerate(asked):
+        one = request(f"r{i}", 5, most)
+        one._kv_len = 5
+        running.join([one])
+    members = list(running)
+    verdicts = []
+    for given_ in (running, members):
+        memory = KVMemory(CountingPool(sum(asked) + spare, 1, 8), NoCache())
+        limits: dict[str, Any] = {"max_prefill_tokens": 1000, "chunk": None}
+        room = TokenBudget(memory, given_, ratio, accidents=Accidents(), **limits)
+        seen = [room.verdict()]
+        for name in ("a", "b", "c"):
+            one = request(name, 20, 30)
+            seen.append(room.add(one, memory.match(one)))
+        verdicts.append(([*seen, room.verdict()], room.left_total, len(room.admitted)))
+    assert verdicts[0] == verdicts[1]
 
 
 # -- accidents ----------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ class Script:
     def wake_at(self) -> int | None:
         return self._wake_at
 
-    def repeatable(self) -> int:
-        return 0
+    def foresee(self, batch: Batch) -> None:
+        """Nothing."""
 
 
 def effects(overlap: str, script: Any) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import EVICTIONS
-from policies.cache.radix import RadixCache
+from policies.cache.radix import RadixCache, RadixNode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,6 +294,64 @@ def test_a_match_is_the_longest_common_prefix_in_whole_pages(
     expected = max((pages_shared(s) for s in sequences), default=0) * page_size
     assert tree.match(np.array(key, dtype=np.int32)).length == expected
     assert tree.match(np.array(key, dtype=np.int32), "elsewhere").length == 0
+
+
+TOKEN_LISTS = st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=24), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("eviction", ["lru", "lfu", "fifo", "filo", "priority", "slru", "mru"])
+@given(page_size=st.sampled_from((1, 2)), prompts=TOKEN_LISTS, data=st.data())
+def test_entering_below_a_held_path_is_entering_from_the_root(
+    eviction: str, page_size: int, prompts: list[list[int]], data: st.DataObject
+) -> None:
+    """What a request holds need not be looked for: the two trees are the same, and shrink alike."""
+    trees = [RadixCache(page_size, EVICTIONS.create(eviction), free_nothing) for _ in range(2)]
+    below, plain = trees
+    held: list[tuple[Any, Any]] = []
+    for prompt in prompts:
+        tokens = np.array(prompt, dtype=np.int32)
+        first = data.draw(st.integers(0, len(prompt)))
+        ours, theirs = (tree.match(tokens[:first]) for tree in trees)
+        below.lock(ours.node)
+        plain.lock(theirs.node)
+
+        entered = below.insert(tokens, None, None, 1, first, ours.node)
+        expected = plain.insert(tokens, None, None, 1, first)
+        assert entered.length == expected.length
+        prompt_end = data.draw(st.integers(0, len(prompt))) // page_size * page_size
+        below.enter_again(entered.node, prompt_end, 2)
+        plain.insert(tokens[:prompt_end], None, None, 2, len(prompt))
+
+        below.lock(entered.node, ours.node)
+        plain.lock(expected.node)
+        plain.unlock(theirs.node)
+        held.append((entered.node, expected.node))
+        if data.draw(st.booleans()):
+            for tree, node in zip(trees, held.pop(0), strict=True):
+                tree.unlock(node)
+        for tree in trees:
+            tree.check()
+        assert shape(below.root) == shape(plain.root)
+    for ours_node, theirs_node in held:
+        below.unlock(ours_node)
+        plain.unlock(theirs_node)
+    while plain.evictable:
+        assert below.evict(1) == plain.evict(1)
+        assert shape(below.root) == shape(plain.root)
+
+
+def shape(node: RadixNode) -> tuple[Any, ...]:
+    """A node and all below it, with everything that decides what is evicted."""
+    own = (
+        node.start,
+        node.size,
+        node.locks,
+        node.hits,
+        node.priority,
+        node.created,
+        node.last_access,
+    )
+    return (*own, *(shape(child) for child in node.children.values()))
 
 
 def test_a_namespace_is_not_confused_with_a_token() -> None:

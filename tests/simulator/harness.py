@@ -134,7 +134,7 @@ def play(
     gauges = scheduler.gauges()
     assert gauges.free_tokens + gauges.evictable_tokens == scheduler.memory.capacity
     busy = world.device.busy_ns
-    run = writer.close(itl=watch.itl.summary(), device_busy_ns=busy, end_ns=world.now)
+    run = writer.close(itl=watch.itl_summary(), device_busy_ns=busy, end_ns=world.now)
     return Played(run, watch, work, scheduler)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,8 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import ORDERS
+from policies.batch import Cohort, DecodeRows
+from policies.request import Request
 from simulator import Plan, SimulatorConfig, StepShape, simulate
+from simulator.model import ReplayedModel, ReplayTokens
 from traces import BlockTokens, SyntheticTokens, TraceRequest, Workload
+
+if TYPE_CHECKING:
+    from policies.batch import Batch
+    from simulator.device import Ticket
 
 MS = 1_000_000
 
@@ -133,6 +140,43 @@ def test_a_steady_decode_is_leapt_over(
     run = simulate(work, {"policy": policy})
     assert run.manifest["counts"]["steps"] >= 2000
     assert asked < 40
+
+
+@pytest.mark.parametrize("overlap", ["overlapped", "serial"])
+def test_departures_are_leapt_over(overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members that leave at the length they asked for do not make the world walk."""
+    from simulator.world import World
+
+    launches = 0
+    launch = World._launch
+
+    def counted(self: World, batch: Batch) -> Ticket:
+        nonlocal launches
+        launches += 1
+        return launch(self, batch)
+
+    monkeypatch.setattr(World, "_launch", counted)
+    work = Workload(
+        "departures",
+        [
+            TraceRequest(f"r{i:02}", 0, SyntheticTokens(i, 30), SyntheticTokens(99 + i, 10 + 7 * i))
+            for i in range(40)
+        ],
+    )
+    run = simulate(work, {"policy": {"overlap": overlap}})
+    assert run.manifest["counts"]["finished"] == 40
+    assert run.manifest["counts"]["steps"] > 280
+    assert launches < 12
+
+
+def test_a_row_that_joined_again_stops_once() -> None:
+    """It was expected to stop twice: once for each time it joined."""
+    tokens = ReplayTokens(SyntheticTokens(1, 10), SyntheticTokens(2, 5))
+    request, model = Request("r", tokens, 9), ReplayedModel()
+    request._kv_len = 10
+    for cohort in (Cohort((request,), (request,), 0, 11), Cohort((request,), (request,), 0, 11)):
+        assert model.stopping(DecodeRows(cohort, 0)) == []
+    assert model.stopping(DecodeRows(cohort, 3)) == [0]
 
 
 @given(st.integers(1, 300), st.integers(1, 10**7), st.integers(1, 50))

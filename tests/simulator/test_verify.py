@@ -274,7 +274,7 @@ def test_a_run_that_was_interrupted_is_gone_through_as_far_as_it_goes(
 
     submit, seen = SerialDevice.submit, 0
 
-    def interrupted(self: SerialDevice, duration_ns: int) -> tuple[int, int]:
+    def interrupted(self: SerialDevice, now_ns: int, duration_ns: int) -> tuple[int, int]:
         nonlocal seen
         seen += 1
         if seen > steps:

@@ -104,7 +104,7 @@ def _workload(
     first: int,
 ) -> tuple[Workload, tuple[str, ...]]:
     if given is None and run.has("tokens"):
-        return _logged(run, path, first), ()
+        return _logged(run, path, first)
     known = {request.id: request for request in requests}
     named = run.manifest.get("workload", {})
     made = named.get("format") in ("run", MADE)
@@ -123,15 +123,21 @@ def _workload(
     return workload_of(requests, run.name, None, path)
 
 
-def _logged(run: Run, path: Path, first: int) -> Workload:
-    """The workload from the decision log: ids of prompts and outputs as they were."""
+def _logged(run: Run, path: Path, first: int) -> tuple[Workload, tuple[str, ...]]:
+    """The workload from the decision log: ids of prompts and outputs as they were.
+
+    Where the tables of a run that was cut off do not reach equally far, what all of them hold counts.
+    """
     columns = ["id", "session", "tenant", "priority", "arrival_ns", "requested_max_new_tokens"]
     rows = finished_requests(run)[columns].to_dict("records")
     asked: dict[str, Mapping[Any, Any]] = {str(row["id"]): row for row in rows}
+    log = run.decisions
+    came = log["request_id"][log["event"] == "arrival"].tolist()
+    place = {str(name): i for i, name in enumerate(came)}  # of one instant, in the order they came
     made = []
     for row in run.tokens.to_dict("records"):
         name = str(row["request_id"])
-        if name not in asked:
+        if name not in asked or name not in place:
             continue
         request = asked[name]
         made.append(
@@ -147,11 +153,12 @@ def _logged(run: Run, path: Path, first: int) -> Workload:
                 session=_text(request["session"]),
             )
         )
-    log = run.decisions
-    came = log["request_id"][log["event"] == "arrival"].tolist()
-    place = {name: i for i, name in enumerate(came)}  # of one instant, in the order they came
+    if not made:
+        raise TraceError(path, "no request that ended in its decision log", "at least one")
     made.sort(key=lambda request: (request.arrival_ns, place[request.id]))
-    return Workload(run.name, made, {"path": str(path), "format": "run"})
+    missing = len(asked) - len(made)
+    notes = (f"{missing:,} requests that ended are not in the decision log",) if missing else ()
+    return Workload(run.name, made, {"path": str(path), "format": "run"}), notes
 
 
 def _optional(value: Any) -> int | None:
