@@ -1,120 +1,151 @@
-"""The rows of the steps that a leap goes through, as they would have been written one by one.
+"""The rows of the steps that leaps go through, as they would have been written one by one.
 
 A step's row is written as its result is committed: under `overlapped` one round after its launch, so a
-leap begins with the row of the step that was in flight, and leaves its own last step in flight.
+leap begins with the row of the step that was in flight, and leaves its own last step in flight. Rows
+are made when a table is flushed, those of all leaps since then at once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traces.records.blocks import Block, Linear
+from policies.batch import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from policies.batch import Repetition
+    from policies.batch import Repetition, RoundStates
     from policies.scheduler import Gauges
     from simulator.leap import Leap
 
     Int64Array = npt.NDArray[np.int64]
 
 
-class _Times(NamedTuple):
-    """Of each step that a leap launches, in nanoseconds: int64, shape (rounds,).
-
-    The last three are of its commit; under `overlapped` they are one shorter.
-    """
-
-    launch: Int64Array
-    start: Int64Array
-    end: Int64Array
-    collect_host: Int64Array
-    commit_host: Int64Array
-    commit: Int64Array
-
-
-def _times(leap: Leap) -> _Times:
-    stretches = leap.stretches
-    launch = np.concatenate([stretch.launch() for stretch in stretches])
-    device = np.concatenate([stretch.device for stretch in stretches])
-    commit = leap.commit
-    collect_host = np.concatenate([stretch.collect_host() for stretch in stretches])
-    commit_host = np.concatenate([stretch.commit_host() for stretch in stretches])
-    start = commit - collect_host - commit_host
-    if leap.pending is None:
-        return _Times(launch, start - device, start, collect_host, commit_host, commit)
-    later = collect_host[1:], commit_host[1:], commit[1:]
-    return _Times(launch, start, start + device, *later)
-
-
-def step_blocks(
-    leap: Leap, parts: Sequence[Repetition], gauges: Gauges, evicted: int
-) -> tuple[list[Block], int]:
-    """The rows of the steps that a leap launches and commits, in blocks, in order.
+class LeapRows:
+    """The rows of the steps that a leap launches and commits: a `traces.records.blocks.Block`.
 
     Args:
         leap: the rounds' times.
         parts: the scheduler's account of them.
-        gauges: its state as the leap began.
         evicted: tokens, up to the step before.
 
-    Returns:
-        the blocks, and the tokens evicted up to the last of their steps.
+    Attributes:
+        evicted_after: tokens, up to the last of these steps.
+        gauges_after: the scheduler's state as the last launch left it.
     """
-    blocks = []
-    times = _times(leap)
-    at = 0
-    hosts = [stretch.host for stretch in leap.stretches for _ in range(len(stretch.commit))]
-    for part in parts:
-        rounds = slice(at, min(at + part.rounds, len(times.commit)))
-        count = rounds.stop - at
-        if count > 0:
-            batch, rows, earlier = part.batch, part.batch.decode, part.rounds - 1
-            assert rows is not None
-            requests = len(rows.requests)
-            kv_tokens = Linear(rows.kv_tokens - requests * earlier, requests)
-            ratio, free, evictable, protected, gone = part.states()
-            new: Any = 0
-            if isinstance(gone, np.ndarray):
-                new = np.diff(gone[:count], prepend=evicted)
-                evicted = int(gone[count - 1])
-            columns = (
-                Linear(batch.iteration - earlier, 1),
-                batch.mode.value,
-                times.launch[rounds],
-                times.start[rounds],
-                times.end[rounds],
-                times.commit[rounds],
-                *hosts[at][:4],
-                times.collect_host[rounds],
-                times.commit_host[rounds],
-                *(0, 0, 0, requests, kv_tokens, kv_tokens),
-                _first(ratio, count),
-                gauges.waiting,
-                requests + leap.aside,
-                _first(free, count),
-                _first(evictable, count),
-                _first(protected, count),
-                new,
+
+    __slots__ = ("_evicted", "_iteration", "_leap", "_states", "evicted_after", "gauges_after")
+
+    def __init__(self, leap: Leap, parts: Sequence[Repetition], evicted: int) -> None:
+        assert leap.gauges is not None
+        self._leap = leap
+        self._iteration = parts[0].batch.iteration - parts[0].rounds + 1
+        self._states = [(part.rounds, part.states()) for part in parts]
+        self._evicted = evicted
+        ratio, *tokens = _last(self._states[-1][1])
+        running = len(leap.stretches[-1].rows.requests) + leap.aside
+        waiting = leap.gauges.waiting
+        self.gauges_after: Gauges = type(leap.gauges)(ratio, waiting, running, *map(int, tokens))
+        self.evicted_after = evicted
+        left = len(self)
+        for rounds, states in self._states:
+            gone, count = states.evicted_tokens, min(left, rounds)
+            left -= count
+            if count and isinstance(gone, np.ndarray):
+                self.evicted_after = int(gone[count - 1])
+
+    def __len__(self) -> int:
+        return len(self._leap) - (self._leap.pending is not None)
+
+    @staticmethod
+    def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any]]:
+        """See `Block.columns`. All leaps are of one run."""
+        leaps = [block._leap for block in blocks]
+        stretches = [stretch for leap in leaps for stretch in leap.stretches]
+        rounds = np.array([len(stretch.commit) for stretch in stretches])
+        last = np.cumsum(rounds) - 1
+        first = last - rounds + 1
+        hosts = np.array([stretch.host for stretch in stretches])
+        receive, schedule, prepare, launch, collect, commit, to_launch, _ = hosts.T
+        # of each round
+        device = np.concatenate([stretch.device for stretch in stretches])
+        commit_at = np.concatenate([stretch.commit for stretch in stretches])
+        begun = np.roll(commit_at, 1)
+        begun[first] = [stretch.begun for stretch in stretches]
+        collect_host, commit_host = np.repeat(collect, rounds), np.repeat(commit, rounds)
+        collect_host[first] = [stretch.first[0] for stretch in stretches]
+        commit_host[first] = [stretch.first[1] for stretch in stretches]
+        commit_host[last] += [stretch.last_ns for stretch in stretches]
+        launch_at = begun + np.repeat(to_launch, rounds)
+        start = commit_at - collect_host - commit_host
+        # of each step that is committed
+        lengths = np.array([len(block) for block in blocks])
+        if leaps[0].pending is None:
+            start -= device
+            kept: Any = slice(None)
+        else:  # a result is committed in the round after, that of a leap's last step after the leap
+            ends = np.cumsum([len(leap.stretches) for leap in leaps]) - 1
+            kept = np.delete(np.arange(len(commit_at)), last[ends])
+            commit_at, collect_host, commit_host = (
+                np.roll(column, -1) for column in (commit_at, collect_host, commit_host)
             )
-            blocks.append(Block(count, columns))
-        at += part.rounds
-    return blocks, evicted
+            rounds[ends] -= 1
+        within = np.arange(rounds.sum()) - np.repeat(np.cumsum(rounds) - rounds, rounds)
+        ordinal = np.arange(rounds.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        members = np.array([len(stretch.rows.requests) for stretch in stretches])
+        requests = np.repeat(members, rounds)
+        kv_tokens = np.array([stretch.rows.kv_tokens for stretch in stretches]) + members
+        kv_tokens = np.repeat(kv_tokens, rounds) + requests * within
+        states = [state for block in blocks for state in block._states]
+        none = np.zeros(len(requests), dtype=np.int64)
+        return [
+            np.repeat(np.array([block._iteration for block in blocks]), lengths) + ordinal,
+            np.full(len(requests), Mode.DECODE.value, dtype=object),
+            launch_at[kept],
+            start[kept],
+            (start + device)[kept],
+            commit_at[kept],
+            *(np.repeat(phase, rounds) for phase in (receive, schedule, prepare, launch)),
+            collect_host[kept],
+            commit_host[kept],
+            *(none, none, none, requests, kv_tokens, kv_tokens),
+            _of_rounds(states, 0).astype(np.float64, copy=False)[kept],
+            np.repeat(np.array([block.gauges_after.waiting for block in blocks]), lengths),
+            requests + np.repeat(np.array([leap.aside for leap in leaps]), lengths),
+            *(_of_rounds(states, i)[kept] for i in (1, 2, 3)),
+            np.concatenate([block._newly_evicted() for block in blocks])[kept],
+        ]
+
+    def _newly_evicted(self) -> Int64Array:
+        """Tokens evicted by the launch of each round: int64, shape (rounds,)."""
+        new = np.zeros(len(self._leap), dtype=np.int64)
+        at, before = 0, self._evicted
+        for rounds, states in self._states:
+            gone = states.evicted_tokens
+            if isinstance(gone, np.ndarray):
+                new[at : at + rounds] = np.diff(gone, prepend=before)
+                before = int(gone[-1])
+            at += rounds
+        return new
 
 
-def last_gauges(leap: Leap, part: Repetition, gauges: Gauges) -> Gauges:
-    """The scheduler's state as a leap's last launch left it."""
-    assert part.batch.decode is not None
-    ratio, *tokens = (s[-1] if isinstance(s, np.ndarray) else s for s in part.states())
-    running = len(part.batch.decode.requests) + leap.aside
-    return type(gauges)(float(ratio), gauges.waiting, running, *map(int, tokens))
+def _last(states: RoundStates) -> list[float]:
+    return [float(s[-1]) if isinstance(s, np.ndarray) else s for s in states]
 
 
-def _first(state: Any, count: int) -> Any:
-    """A column for the first so many rounds of a part, where it is one for each round."""
-    return state[:count] if isinstance(state, np.ndarray) else state
+def _of_rounds(states: Sequence[tuple[int, RoundStates]], field: int) -> npt.NDArray[Any]:
+    """One field of `RoundStates`, of all rounds."""
+    values = [state[field] for _, state in states]
+    rounds = [count for count, _ in states]
+    if not any(isinstance(value, np.ndarray) for value in values):
+        return np.repeat(np.array(values), rounds)
+    return np.concatenate(
+        [
+            value if isinstance(value, np.ndarray) else np.full(count, value)
+            for value, count in zip(values, rounds, strict=True)
+        ]
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulator.leap_rows import last_gauges, step_blocks
+from simulator.leap_rows import LeapRows
 from traces.records.decisions import batch_rows, inbox_rows
 from traces.records.recording import Recording
 
@@ -120,19 +120,18 @@ class Recorder(Recording[_Seen]):
             leap: the rounds' times.
             parts: the scheduler's account of them.
         """
-        gauges = leap.gauges
-        assert gauges is not None
         if leap.pending is not None:
             pending, (collect, commit) = leap.pending, leap.stretches[0].first
             committed = int(leap.stretches[0].commit[0])
             pending.collect_host_ns, pending.collected_ns = collect, committed - commit
             self._step(pending, committed)
-        blocks, self._evicted = step_blocks(leap, parts, gauges, self._evicted)
-        for block in blocks:
-            self._writer.many_steps(block)
+        rows = LeapRows(leap, parts, self._evicted)
+        self._evicted = rows.evicted_after
         if leap.ticket is not None:  # the last step is in flight: its row is written later
-            leap.ticket.gauges = last_gauges(leap, parts[-1], gauges)
-        self._writer.maybe_flush()
+            leap.ticket.gauges = rows.gauges_after
+        if len(rows):
+            self._writer.many_steps(rows)
+            self._writer.maybe_flush()
 
     def ended(self, requests: Sequence[Request], now_ns: int) -> None:
         """Requests ended, at `now_ns`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traces.records.blocks import Block, columns_of
+from traces.records.blocks import columns_of
 from traces.records.errors import RecordError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from traces.records.blocks import Block
     from traces.records.schema import Column, Table
 
 PARTS = "parts"
@@ -42,20 +43,16 @@ def to_arrow(table: Table, rows: Sequence[tuple[Any, ...] | Block]) -> pa.Table:
         return schema.empty_table()
     width = len(table.columns)
     values: list[Any]
-    try:
-        if any(isinstance(row, Block) for row in rows):
-            values = columns_of(rows, width)
-        else:
-            values = list(zip(*rows, strict=True))
-    except ValueError:
-        values = []
-    if len(values) != width:
-        plain = [row.columns if isinstance(row, Block) else row for row in rows]
-        bad = next((row for row in plain if len(row) != width), plain[0])
+    bad = next((row for row in rows if isinstance(row, tuple) and len(row) != width), None)
+    if bad is not None:
         raise RecordError(
             f"table {table.name}: a row has {len(bad)} values, it needs {width} "
             f"({', '.join(table.names)}): {bad!r}"
         )
+    if all(isinstance(row, tuple) for row in rows):
+        values = list(zip(*rows, strict=True))
+    else:
+        values = columns_of(rows)
     arrays = [
         _array(table, column, cells) for column, cells in zip(table.columns, values, strict=True)
     ]

@@ -111,7 +111,7 @@ class RunWriter:
 
     def many_steps(self, block: Block) -> None:
         """Record many steps at once; they stand after those already in `steps`."""
-        self._in_blocks += block.length
+        self._in_blocks += len(block)
         self.steps.append(block)
 
     def decision(self, row: tuple[Any, ...]) -> None:
