@@ -27,34 +27,13 @@ RATES = {"azure-conversation": 5.5, "mooncake-conversation": 1.2}  # requests pe
 
 def simulate_stream(preset: str, requests: int) -> Figures:
     """Generate and simulate so many requests, none of them kept."""
-    from policies.scheduler import Scheduler
-    from simulator.config import Plan, SimulatorConfig
-    from simulator.model import ReplayedModel
-    from simulator.recorder import Recorder
-    from simulator.world import World
+    from simulator import simulate
     from traces.generate import generate_stream
-    from traces.load import OpenLoop
-    from traces.records.writer import RunWriter
 
     def run(out: Path) -> dict[str, int]:
-        plan = Plan.of(SimulatorConfig())
-        manifest = {"kv_capacity_tokens": plan.kv_capacity, "workload": {"name": preset}}
-        with RunWriter(out, manifest, ("requests",)) as writer:
-            recorder = Recorder(writer)
-            World(
-                Scheduler(plan.policy, plan.kv_capacity),
-                OpenLoop(generate_stream(preset, n=requests, rate=RATES[preset])),
-                plan.latency,
-                plan.host,
-                ReplayedModel(),
-                recorder,
-            ).run()
-        return {
-            "finished": recorder.finished,
-            "aborted": recorder.aborted,
-            "refused": recorder.refused,
-            "steps": recorder.steps,
-        }
+        stream = generate_stream(preset, n=requests, rate=RATES[preset])
+        counts: dict[str, int] = simulate(stream, out=out, records=("requests",)).manifest["counts"]
+        return counts
 
     return timed(run)
 

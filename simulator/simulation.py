@@ -19,6 +19,7 @@ from simulator.config import Plan, SimulatorConfig
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
 from simulator.world import RefusedError, World
+from traces.generate.stream import RequestStream
 from traces.load import ClosedLoop, Load, OpenLoop
 from traces.progress import bar
 from traces.records.errors import RecordError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    workload: Workload | str | Path = "mooncake-conversation",
+    workload: Workload | RequestStream | str | Path = "mooncake-conversation",
     config: SimulatorConfig | Mapping[str, Any] | str | Path | None = None,
     *,
     settings: Sequence[str] = (),
@@ -45,25 +46,26 @@ def simulate(
     speedup: float = 1.0,
     strict: bool = False,
     leap: bool = True,
-    progress: bool | Callable[[int, int], None] = False,
+    progress: bool | Callable[[int, int | None], None] = False,
 ) -> Run:
     """Simulate a workload under a policy.
 
     Args:
-        workload: a workload, the path of a trace, or the name of a generator's preset.
+        workload: a workload, the path of a trace, or the name of a generator's preset; or a stream,
+            whose requests are made as they arrive and forgotten when they end.
         config: a config, a mapping of sections as in the YAML file, or the path of one; the
             defaults are Qwen3-8B on one H200 with SGLang's options.
         settings: `section.key=value` settings over the config.
         out: the run folder; None keeps the run in memory.
         overwrite: replace the run that `out` holds.
         records: of requests, steps, tokens, decisions; requests are always recorded.
-        limit: only the first so many requests.
-        speedup: arrivals come so many times faster.
+        limit: only the first so many requests; a stream is made as long as it is wanted.
+        speedup: arrivals come so many times faster; a stream is made at the rate that is wanted.
         strict: a refused request is an error.
         leap: go through decode steps in which nothing is decided at once. The run is the same to the
             byte without, and takes longer.
-        progress: show a progress bar, or call this with the requests ended and their total, each
-            time some end.
+        progress: show a progress bar, or call this with the requests ended and their total (None where
+            it is not known), each time some end.
 
     Returns:
         the run, which shows itself as a table.
@@ -78,7 +80,15 @@ def simulate(
         KeyboardInterrupt: on Ctrl-C, after what was recorded has been written.
     """
     config = as_config(config, settings)
-    work = as_workload(workload, config.seed, limit=limit, speedup=speedup)
+    work: Workload | RequestStream
+    if isinstance(workload, RequestStream):
+        if limit is not None or speedup != 1.0:
+            raise ValueError(
+                "a stream takes no limit and no speedup: make it with another n or rate"
+            )
+        work = workload
+    else:
+        work = as_workload(workload, config.seed, limit=limit, speedup=speedup)
     plan = Plan.of(config)
     with RunWriter(out, manifest(work, config, plan), records, overwrite=overwrite) as writer:
         recorder = Recorder(writer)
@@ -95,7 +105,8 @@ def simulate(
             leap=leap,
         )
         try:
-            with _progress(len(work), recorder, progress) as on_progress, _old_objects_left_alone():
+            total = _requests(work)
+            with _progress(total, recorder, progress) as on_progress, _old_objects_left_alone():
                 world.run(on_progress)
         except BaseException as error:
             _close(writer, recorder, world, plan, _status(error, world))
@@ -110,13 +121,32 @@ def as_config(
     return shared.as_config(SimulatorConfig, config, settings)
 
 
-def as_load(work: Workload, config: WorkloadConfig) -> Load:
-    """How a workload is sent: open or closed loop, as the config's section `workload` says."""
+def as_load(work: Workload | RequestStream, config: WorkloadConfig) -> Load:
+    """How a workload is sent: open or closed loop, as the config's section `workload` says.
+
+    Raises:
+        ConfigError: for a stream in closed loop.
+    """
+    if isinstance(work, RequestStream):
+        if config.loop == "closed" or config.concurrency is not None:
+            raise ConfigError(
+                "a stream is sent in open loop; for workload.loop: closed or workload.concurrency, make "
+                "a whole workload with generate()"
+            )
+        return OpenLoop(work.independent())
     closed, at_once = config.sending(closed=work.closed, concurrency=work.meta.get("concurrency"))
     return ClosedLoop(work, at_once) if closed else OpenLoop(work)
 
 
-def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, Any]:
+def _requests(work: Workload | RequestStream) -> int | None:
+    """How many requests there are, where that is known."""
+    if isinstance(work, RequestStream):
+        n = work.meta.get("n")
+        return n if isinstance(n, int) else None
+    return len(work)
+
+
+def manifest(work: Workload | RequestStream, config: SimulatorConfig, plan: Plan) -> dict[str, Any]:
     """What a run is, for its manifest."""
     return {
         "world": "simulator",
@@ -130,7 +160,7 @@ def manifest(work: Workload, config: SimulatorConfig, plan: Plan) -> dict[str, A
         },
         "approximations": list(plan.approximations),
         "departures": departures(config),
-        "workload": {"name": work.name, "requests": len(work), **dict(work.meta)},
+        "workload": {"name": work.name, "requests": _requests(work), **dict(work.meta)},
         "seed": config.seed,
         "hardware": {"device": plan.device.product, "model": plan.model.name},
         "kv_capacity_tokens": plan.kv_capacity,
@@ -188,7 +218,7 @@ def _old_objects_left_alone() -> Iterator[None]:
 
 @contextmanager
 def _progress(
-    total: int, recorder: Recorder, progress: bool | Callable[[int, int], None]
+    total: int | None, recorder: Recorder, progress: bool | Callable[[int, int | None], None]
 ) -> Iterator[Callable[[], None] | None]:
     """What to call when requests have ended: it moves a progress bar, or tells the caller."""
     if not progress:

@@ -27,12 +27,12 @@ def request_bars() -> Progress:
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar; call what it gives with how many requests have ended so far.
 
     Args:
         what: is being done.
-        total: requests.
+        total: requests; None if that is not known.
     """
     with request_bars() as shown:
         task = shown.add_task(what, total=total)

@@ -150,8 +150,9 @@ def _simulate(task: Task, parent: Connection) -> None:
 
     percent = -1
 
-    def tell(ended: int, total: int) -> None:
+    def tell(ended: int, total: int | None) -> None:
         nonlocal percent
+        assert total is not None  # a task's workload is a whole one
         if ended * 100 // total != percent:
             percent = ended * 100 // total
             parent.send((ended, total))

@@ -17,6 +17,7 @@ from tests.simulator.checks import rows_of
 from tests.simulator.harness import MS, crowd
 from traces import load_run, write_native
 from traces.errors import TraceError
+from traces.generate import generate, generate_stream
 from traces.records import RecordError
 
 if TYPE_CHECKING:
@@ -28,6 +29,23 @@ WORK = crowd(9, 50, 20 * MS, prompt=300, output=20)
 
 def requests(run: Run) -> list[dict[str, Any]]:
     return rows_of(run, "requests")
+
+
+def test_a_stream_is_simulated_as_the_same_requests_in_a_workload_are() -> None:
+    whole = simulate(generate("azure-conversation", n=200, rate=5.5))
+    streamed = simulate(generate_stream("azure-conversation", n=200, rate=5.5))
+    for table in ("requests", "steps"):
+        assert streamed.arrow(table).equals(whole.arrow(table))
+    assert streamed.manifest["workload"] == whole.manifest["workload"]
+
+
+def test_what_a_stream_cannot_do_is_named() -> None:
+    with pytest.raises(ValueError, match="no limit and no speedup"):
+        simulate(generate_stream("azure-conversation", n=9), limit=3)
+    with pytest.raises(ConfigError, match="open loop"):
+        simulate(generate_stream("azure-conversation", n=9), settings=["workload.concurrency=2"])
+    with pytest.raises(ValueError, match="waits for another"):
+        simulate(generate_stream("weka-agents", n=9))
 
 
 def test_everything_may_be_left_out_but_a_limit_keeps_it_short() -> None:

@@ -56,6 +56,20 @@ class RequestStream:
     def __next__(self) -> TraceRequest:
         return next(self.requests)
 
+    def independent(self) -> Iterator[TraceRequest]:
+        """The requests, none of which may wait for another: a stream is sent at its own times.
+
+        Raises:
+            ValueError: at a request that does.
+        """
+        for request in self.requests:
+            if request.depends_on or request.spawned_by is not None:
+                raise ValueError(
+                    f"request {request.id!r} of the stream {self.name!r} waits for another; make a "
+                    f"whole workload with generate(), which can be sent in closed loop"
+                )
+            yield request
+
 
 def generate(
     workload: str | WorkloadSpec = "mooncake-conversation",
