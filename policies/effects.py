@@ -72,6 +72,7 @@ class Repeat:
         batch: the decode batch launched last.
         at_most: rounds in which the same requests decode; may be 0, if `in_all` is not.
         in_all: rounds, those included in which members leave at the length they asked for; not less.
+            There are fewer where nobody is left before that, as `departures` says.
         departures: makes the rows of the rounds from which on members have left, soonest first; rows
             without anyone are the last. None where `in_all` is `at_most`.
     """
@@ -89,7 +90,8 @@ class Repeated:
     Attributes:
         rounds: how many were gone through.
         ticket: of the batch launched in the last of them, where it is still in flight.
-        stops: indices of the rows that end by themselves with the last round's commit, ascending.
+        stops: indices of the rows that end by themselves with the last round's commit, ascending, among
+            the rows of the batch committed there.
     """
 
     rounds: int

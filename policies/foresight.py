@@ -13,7 +13,10 @@ from policies.batch import Mode, Repetition, RoundStates
 from policies.effects import Repeat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policies.batch import Batch
+    from policies.batching.base import Batching
     from policies.effects import Repeated
     from policies.scheduler import Scheduler
 
@@ -21,18 +24,35 @@ LOOK_AHEAD = 512
 """Rounds foreseen after the first one in which a member leaves."""
 
 
+def vouches(batching: Batching, promise: str) -> bool:
+    """Whether a strategy makes a promise for the planning it does itself.
+
+    Not where a class plans otherwise than the one it derives from, and inherits the promise.
+
+    Args:
+        batching: the strategy.
+        promise: a member of its class, beside `next_batch`.
+    """
+    for kind in type(batching).__mro__:
+        if promise in vars(kind):
+            return True
+        if "next_batch" in vars(kind):
+            return False
+    return False
+
+
 def foresee(s: Scheduler, batch: Batch) -> Repeat | None:
     """The rounds that may follow the batch launched last; None if none can be foreseen.
 
-    It must be a decode batch whose members have all decoded before. While nobody joins or has to make
-    room for another, rounds differ only in their number, and in who leaves.
+    It must be a decode batch of all that runs. While nobody joins or has to make room for another,
+    rounds differ only in their number, and in who leaves.
     """
     if s.last is not batch or batch.mode is not Mode.DECODE:
         return None
     steady = s.running.steady_rounds(batch, ahead=bool(s.launched))
     if steady is None:
         return None
-    if s.batching.foresees_departures and not s.waiting:
+    if s.foresees_departures and not s.waiting:
         in_all = s.batching.repeatable(s, steady + LOOK_AHEAD)
         if in_all > steady:
             return Repeat(batch, steady, in_all, s.running.departures)
@@ -42,37 +62,47 @@ def foresee(s: Scheduler, batch: Batch) -> Repeat | None:
 
 
 def catch_up(s: Scheduler, done: Repeated) -> tuple[Repetition, ...]:
-    """Make the changes of the rounds that a world went through, at least one."""
+    """Make the changes of the rounds that a world went through, at least one.
+
+    Raises:
+        RuntimeError: where there were no such rounds.
+    """
     parts, left = [], done.rounds
     while left:
         assert s.last is not None
         steady = s.running.steady_rounds(s.last, ahead=bool(s.launched))
         rounds = min(steady or 0, left)
-        parts.append(_steadily(s, rounds) if rounds else _once(s))
         left -= rounds or 1
-    if done.stops:
-        rows = parts[-1].batch.decode
-        assert rows is not None
-        s.batching.end_rows(s, rows, {rows.requests[i] for i in done.stops})
-        parts[-1] = parts[-1]._replace(ended=s.take_ended())
+        stops = () if left else done.stops
+        parts.append(_steadily(s, rounds, stops) if rounds else _once(s, stops))
     return tuple(parts)
 
 
-def _steadily(s: Scheduler, rounds: int) -> Repetition:
-    """Rounds in which nobody leaves."""
+def _steadily(s: Scheduler, rounds: int, stops: Sequence[int]) -> Repetition:
+    """Rounds in which nobody leaves; in the last, some may stop by themselves."""
     assert s.last is not None
     batch = s.last = s.last.later(rounds)
     s.iteration += rounds
     if s.launched:
         s.launched[-1] = batch
-    return s.batching.repeat(s, batch, rounds)
+    done = s.batching.repeat(s, batch, rounds)
+    if not stops:
+        return done
+    rows = batch.decode
+    assert rows is not None
+    s.batching.end_rows(s, rows, {rows.requests[i] for i in stops})
+    return done._replace(ended=s.take_ended())
 
 
-def _once(s: Scheduler) -> Repetition:
+def _once(s: Scheduler, stops: Sequence[int]) -> Repetition:
     """A round planned and committed like any other, because members leave in it or just have."""
     batch, memory = s.next_batch(), s.memory
-    assert batch is not None
+    if batch is None:
+        raise RuntimeError(
+            f"a world went through more rounds at once than batching {s.config.batching!r} has: "
+            f"{s.describe()}"
+        )
     tokens = memory.free, memory.evictable, memory.protected, memory.evicted_tokens
     state = RoundStates(s.ratio.value, *tokens)
-    s.batching.commit(s, s.launched.popleft(), set())
+    s.batching.commit(s, s.launched.popleft(), set(stops))
     return Repetition(batch, 1, lambda: state, s.take_ended())

@@ -1,7 +1,7 @@
 """The event loops: the overlap strategies, in full.
 
 Both are the same lines in either world. What they do not know: how long anything takes, and where
-tokens come from. The lines with `Repeat` only save work: where rounds would differ in nothing but their
+tokens come from. The lines with `foresee` only save work: where rounds would differ in nothing but their
 number, a world may go through many at once. Without them the loops do the same, round by round.
 """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policies.admission.new_token_ratio import NewTokenRatio
 from policies.batch import NO_EVENTS, Batch, Events, Mode
-from policies.foresight import catch_up, foresee
+from policies.foresight import catch_up, foresee, vouches
 from policies.orders.base import check_arranged
 from policies.priority import Priorities
 from policies.registry import BATCHINGS, ORDERS, RETRACTIONS
@@ -83,6 +83,10 @@ class Scheduler:
         assert rows is not None
         self.max_running = rows
         self.batching: Batching = BATCHINGS.create(config.batching, config.batching_options)
+        self._foresees = vouches(self.batching, "repeatable")
+        self.foresees_departures = self.batching.foresees_departures and vouches(
+            self.batching, "foresees_departures"
+        )
         self.memory: Memory = self.batching.make_memory(config, kv_capacity, rows, pool)
         self.intake = self.batching.make_intake(config, self.memory.capacity)
 
@@ -150,7 +154,7 @@ class Scheduler:
 
     def foresee(self, batch: Batch) -> Repeat | None:
         """What of the rounds to come is known already, `batch` having been launched last."""
-        if self._ended or self._given_up:
+        if self._ended or self._given_up or not self._foresees:
             return None
         return foresee(self, batch)
 

@@ -104,6 +104,7 @@ def simulate_ranks(
         front.run()
         counts: Counter[str] = Counter()
         for member in front.ranks:
+            member.recorder.fold_gaps()  # into the accumulator that all of them share
             counts.update(member.recorder.counts(member.recorder.left_behind()))
         return writer.close(
             "complete",

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     import numpy.typing as npt
 
     from policies.batch import Batch, StepResult
     from policies.scheduler import Gauges
-
-
-SUM_TOGETHER = 512
-"""Durations planned elsewhere come in arrays; so many are added up at once."""
 
 
 class Ticket:
@@ -64,36 +59,21 @@ class SerialDevice:
 
     Attributes:
         free_at_ns: when what was submitted will be done.
+        busy_ns: how long it works in all for what it was given.
     """
 
     def __init__(self) -> None:
         self.free_at_ns = 0
-        self._busy_ns = 0
-        self._planned: list[
-            npt.NDArray[np.int64]
-        ] = []  # not added yet: many at once take less time
+        self.busy_ns = 0
 
     def catch_up(self, free_at_ns: int, work_ns: Iterable[npt.NDArray[np.int64]]) -> None:
         """Account for work that was planned elsewhere: until when, and how much of it."""
         self.free_at_ns = free_at_ns
-        self._planned.extend(work_ns)
-        if len(self._planned) >= SUM_TOGETHER:
-            self._sum()
-
-    @property
-    def busy_ns(self) -> int:
-        """How long it works in all for what it was given, in nanoseconds."""
-        self._sum()
-        return self._busy_ns
-
-    def _sum(self) -> None:
-        if self._planned:
-            self._busy_ns += int(np.concatenate(self._planned).sum())
-            self._planned.clear()
+        self.busy_ns += sum([int(work.sum()) for work in work_ns])
 
     def submit(self, now_ns: int, duration_ns: int) -> tuple[int, int]:
         """Queue work; returns when it starts and ends, in nanoseconds."""
         start = max(self.free_at_ns, now_ns)
         end = self.free_at_ns = start + duration_ns
-        self._busy_ns += duration_ns
+        self.busy_ns += duration_ns
         return start, end

@@ -7,7 +7,7 @@ are made when a table is flushed, those of all leaps since then at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,29 @@ if TYPE_CHECKING:
 
     from policies.batch import Repetition, RoundStates
     from policies.scheduler import Gauges
-    from simulator.leap import Leap
+    from simulator.host import HostRound
+    from simulator.leap import Leap, Stretch
 
     Int64Array = npt.NDArray[np.int64]
+
+
+class _Numbers(NamedTuple):
+    """What is written of a `Stretch`; its attributes, and those of its rows."""
+
+    host: HostRound
+    begun: int
+    device: Int64Array
+    commit: Int64Array
+    first: tuple[int, int]
+    last_ns: int
+    requests: int
+    kv_tokens: int
+
+    @classmethod
+    def of(cls, stretch: Stretch) -> _Numbers:
+        rows, times = stretch.rows, (stretch.device, stretch.commit)
+        ends = stretch.first, stretch.last_ns
+        return cls(stretch.host, stretch.begun, *times, *ends, len(rows.requests), rows.kv_tokens)
 
 
 class LeapRows:
@@ -38,11 +58,25 @@ class LeapRows:
         gauges_after: the scheduler's state as the last launch left it.
     """
 
-    __slots__ = ("_evicted", "_iteration", "_leap", "_states", "evicted_after", "gauges_after")
+    # numbers alone: what is held until a table is flushed must not keep requests alive
+    __slots__ = (
+        "_aside",
+        "_evicted",
+        "_iteration",
+        "_overlapped",
+        "_rounds",
+        "_states",
+        "_stretches",
+        "evicted_after",
+        "gauges_after",
+    )
 
     def __init__(self, leap: Leap, parts: Sequence[Repetition], evicted: int) -> None:
         assert leap.gauges is not None
-        self._leap = leap
+        self._overlapped = leap.pending is not None
+        self._rounds = len(leap)
+        self._aside = leap.aside
+        self._stretches = [_Numbers.of(stretch) for stretch in leap.stretches]
         self._iteration = parts[0].batch.iteration - parts[0].rounds + 1
         self._states = [(part.rounds, part.states()) for part in parts]
         self._evicted = evicted
@@ -59,13 +93,12 @@ class LeapRows:
                 self.evicted_after = int(gone[count - 1])
 
     def __len__(self) -> int:
-        return len(self._leap) - (self._leap.pending is not None)
+        return self._rounds - self._overlapped
 
     @staticmethod
     def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any]]:
         """See `Block.columns`. All leaps are of one run."""
-        leaps = [block._leap for block in blocks]
-        stretches = [stretch for leap in leaps for stretch in leap.stretches]
+        stretches = [stretch for block in blocks for stretch in block._stretches]
         rounds = np.array([len(stretch.commit) for stretch in stretches])
         last = np.cumsum(rounds) - 1
         first = last - rounds + 1
@@ -84,11 +117,11 @@ class LeapRows:
         start = commit_at - collect_host - commit_host
         # of each step that is committed
         lengths = np.array([len(block) for block in blocks])
-        if leaps[0].pending is None:
+        if not blocks[0]._overlapped:
             start -= device
             kept: Any = slice(None)
         else:  # a result is committed in the round after, that of a leap's last step after the leap
-            ends = np.cumsum([len(leap.stretches) for leap in leaps]) - 1
+            ends = np.cumsum([len(block._stretches) for block in blocks]) - 1
             kept = np.delete(np.arange(len(commit_at)), last[ends])
             commit_at, collect_host, commit_host = (
                 np.roll(column, -1) for column in (commit_at, collect_host, commit_host)
@@ -96,9 +129,9 @@ class LeapRows:
             rounds[ends] -= 1
         within = np.arange(rounds.sum()) - np.repeat(np.cumsum(rounds) - rounds, rounds)
         ordinal = np.arange(rounds.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        members = np.array([len(stretch.rows.requests) for stretch in stretches])
+        members = np.array([stretch.requests for stretch in stretches])
         requests = np.repeat(members, rounds)
-        kv_tokens = np.array([stretch.rows.kv_tokens for stretch in stretches]) + members
+        kv_tokens = np.array([stretch.kv_tokens for stretch in stretches]) + members
         kv_tokens = np.repeat(kv_tokens, rounds) + requests * within
         states = [state for block in blocks for state in block._states]
         none = np.zeros(len(requests), dtype=np.int64)
@@ -115,14 +148,14 @@ class LeapRows:
             *(none, none, none, requests, kv_tokens, kv_tokens),
             _of_rounds(states, 0).astype(np.float64, copy=False)[kept],
             np.repeat(np.array([block.gauges_after.waiting for block in blocks]), lengths),
-            requests + np.repeat(np.array([leap.aside for leap in leaps]), lengths),
+            requests + np.repeat(np.array([block._aside for block in blocks]), lengths),
             *(_of_rounds(states, i)[kept] for i in (1, 2, 3)),
             np.concatenate([block._newly_evicted() for block in blocks])[kept],
         ]
 
     def _newly_evicted(self) -> Int64Array:
         """Tokens evicted by the launch of each round: int64, shape (rounds,)."""
-        new = np.zeros(len(self._leap), dtype=np.int64)
+        new = np.zeros(self._rounds, dtype=np.int64)
         at, before = 0, self._evicted
         for rounds, states in self._states:
             gone = states.evicted_tokens

@@ -111,7 +111,7 @@ class Recorder(Recording[_Seen]):
             self._gap_rounds[-1] -= 1
         self._uncounted += len(commits)
         if self._uncounted >= FOLD_ROUNDS:
-            self._fold_gaps()
+            self.fold_gaps()
 
     def leapt_steps(self, leap: Leap, parts: Sequence[Repetition]) -> None:
         """The rows of the steps that a leap commits, as `committed` writes them one by one.
@@ -183,9 +183,9 @@ class Recorder(Recording[_Seen]):
         self._gap_rounds.append(1)
         self._uncounted += 1
         if self._uncounted >= FOLD_ROUNDS:
-            self._fold_gaps()
+            self.fold_gaps()
 
-    def _fold_gaps(self) -> None:
+    def fold_gaps(self) -> None:
         """Count the gaps held back, and let go of the rounds before everyone's stretch."""
         new = self._uncounted
         if new:
@@ -228,12 +228,12 @@ class Recorder(Recording[_Seen]):
 
     def left_behind(self) -> int:
         """See `Recording.left_behind`."""
-        self._fold_gaps()
+        self.fold_gaps()
         return super().left_behind()
 
     def itl_summary(self) -> dict[str, float | int | bool]:
         """See `Recording.itl_summary`."""
-        self._fold_gaps()
+        self.fold_gaps()
         return super().itl_summary()
 
     # -- decisions ----------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def simulate(
 
     Raises:
         ConfigError: for a config that cannot be used.
+        ValueError: for a stream that was sent before, or whose requests wait for each other.
         TraceError: for a trace that cannot be read.
         RecordError: where the run cannot be written.
         StuckError: where the scheduler has work but plans nothing: a policy's fault.
@@ -90,11 +91,12 @@ def simulate(
     else:
         work = as_workload(workload, config.seed, limit=limit, speedup=speedup)
     plan = Plan.of(config)
+    load = as_load(work, config.workload)
     with RunWriter(out, manifest(work, config, plan), records, overwrite=overwrite) as writer:
         recorder = Recorder(writer)
         world = World(
             Scheduler(plan.policy, plan.kv_capacity),
-            as_load(work, config.workload),
+            load,
             plan.latency,
             plan.host,
             ReplayedModel(sample="decisions" in writer.records),

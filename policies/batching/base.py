@@ -85,14 +85,17 @@ class Batching(Protocol):
         raise NotImplementedError
 
     def end_rows(self, s: Scheduler, rows: DecodeRows, stopped: set[Request]) -> None:
-        """End those whom the last of many rounds stopped.
+        """End those who stopped by themselves in the last of the rounds of `repeat`.
 
         Args:
             s: the scheduler.
-            rows: of one of those rounds.
-            stopped: members that it stopped.
+            rows: of the batch committed in that round.
+            stopped: members that stopped.
         """
-        raise NotImplementedError
+        for request in [r for r in rows.requests if r in stopped]:
+            reason = s.reason_to_end(request, stop=True)
+            assert reason is not None  # it stopped
+            s.finish(request, reason)
 
     def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
         """Accept a batch's sampled tokens and end the requests that end with them.

@@ -73,7 +73,7 @@ def stays_stuck(s: Scheduler, memory: BlockMemory, first: Request, hits: int) ->
         first: who was first to be admitted.
         hits: blocks that were found for it.
     """
-    if not isinstance(s.order, FCFS) or first.state is not State.WAITING:
+    if type(s.order) is not FCFS or first.state is not State.WAITING:
         return False
     if not memory.pool.caching:
         return True

@@ -140,7 +140,7 @@ class DecodeFirst(Batching):
         s.running.leave_finishing()
         if not self._grant_round(s, step):
             self._grant_one_by_one(s, step)
-        if s.priorities.enabled and isinstance(s.order, FCFS):  # vLLM's own: always in order
+        if s.priorities.enabled and type(s.order) is FCFS:  # vLLM's own: always in order
             s.waiting.sort(key=lambda r: (s.priorities.rank(r), r.arrival_ns, r.id))
         if not step.preempted:
             self._admit_waiting(s, step)
@@ -260,7 +260,7 @@ class DecodeFirst(Batching):
         most = self._most_active(s)
         if not s.waiting or step.budget <= 0 or len(self.active) >= most:
             return
-        if not (s.priorities.enabled and isinstance(s.order, FCFS)):
+        if not (s.priorities.enabled and type(s.order) is FCFS):
             s.arrange_waiting()
         adapters = AdapterSlots(s.config.max_loras_per_batch, base_takes_slot=False)
         adapters.hold(step.granted, step.rows.requests if step.rows else ())

@@ -46,6 +46,10 @@ def test_what_a_stream_cannot_do_is_named() -> None:
         simulate(generate_stream("azure-conversation", n=9), settings=["workload.concurrency=2"])
     with pytest.raises(ValueError, match="waits for another"):
         simulate(generate_stream("weka-agents", n=9))
+    stream = generate_stream("azure-conversation", n=9)
+    simulate(stream)
+    with pytest.raises(ValueError, match="sent before"):
+        simulate(stream)
 
 
 def test_everything_may_be_left_out_but_a_limit_keeps_it_short() -> None:

@@ -279,7 +279,7 @@ def test_a_run_that_was_interrupted_is_gone_through_as_far_as_it_goes(
         seen += 1
         if seen > steps:
             raise KeyboardInterrupt
-        return submit(self, duration_ns)
+        return submit(self, now_ns, duration_ns)
 
     monkeypatch.setattr(SerialDevice, "submit", interrupted)
     settings = [f"policy.overlap={overlap}"]

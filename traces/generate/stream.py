@@ -6,7 +6,7 @@ its open sessions need, so a million requests can be written as they are made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import merge
 from itertools import chain, islice, takewhile
 from math import isfinite
@@ -49,6 +49,7 @@ class RequestStream:
     name: str
     meta: Mapping[str, object]
     requests: Iterator[TraceRequest]
+    _sent: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[TraceRequest]:
         return self.requests
@@ -60,8 +61,16 @@ class RequestStream:
         """The requests, none of which may wait for another: a stream is sent at its own times.
 
         Raises:
-            ValueError: at a request that does.
+            ValueError: at a request that does; and at once, where they were asked for before.
         """
+        if self._sent:
+            raise ValueError(
+                f"the stream {self.name!r} was sent before, and its requests are gone: make another"
+            )
+        self._sent.append(True)
+        return self._independent()
+
+    def _independent(self) -> Iterator[TraceRequest]:
         for request in self.requests:
             if request.depends_on or request.spawned_by is not None:
                 raise ValueError(
