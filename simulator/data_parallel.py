@@ -273,13 +273,13 @@ class Rank(World):
             if isinstance(effect, Sleep):
                 yield from self._sleep(effect.until)
                 continue
-            delay = self._delay(effect)
+            delay = self._begin(effect)
             assert delay is not None
             if delay:
                 yield self.clock.timeout(delay)
             if isinstance(effect, Collect):
                 yield self._in_flight.popleft()
-            answer = self._answer(effect)
+            answer = self._finish(effect)
 
     def _sleep(self, until: int | None) -> Generator[simpy.Event, Any, None]:
         busy = self._settle()

@@ -123,7 +123,7 @@ class Leaper:
             ending = self._host.commit_ns(requests, requests - len(following.requests))
             if self._overlapped:  # they end with the next round
                 if left == 1 and most == to_stop:
-                    break  # one of those before stops with that, too
+                    break  # with a stop in the same commit: who ends first is the scheduler's to say
                 at.first = host.collect, ending
                 left = min(left, 1) if self._ends_matter else left
             else:

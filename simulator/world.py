@@ -137,15 +137,19 @@ class World:
                 if events is not NO_EVENTS and self._report(events) and on_progress:
                     on_progress()
                 continue
-            delay = self._delay(effect)
+            delay = self._begin(effect)
             if delay is None:
                 return
             if delay and not skip(delay):
                 yield timeout(delay)
-            answer = self._answer(effect)
+            answer = self._finish(effect)
 
-    def _delay(self, effect: Effect) -> int | None:
-        """How long an effect takes, in nanoseconds; None for a sleep from which nothing will wake."""
+    def _begin(self, effect: Effect) -> int | None:
+        """Begin an effect: charge the host for it, or go through the rounds of a `Repeat`.
+
+        Returns:
+            how long it takes, in nanoseconds; None for a sleep from which nothing will wake.
+        """
         if isinstance(effect, Launch):
             return self._charge_launch(effect.batch)
         if isinstance(effect, Receive):
@@ -159,7 +163,7 @@ class World:
         until = effect.until if isinstance(effect, Sleep) else None
         return self._until_woken(until, self._settle())
 
-    def _answer(self, effect: Effect) -> Any:
+    def _finish(self, effect: Effect) -> Any:
         """The answer to an effect, once its time is over."""
         if isinstance(effect, Launch):
             return self._launch(effect.batch)

@@ -118,7 +118,10 @@ class ReplayWorld:
         return min(self.arrivals, default=None)
 
     def _repeat(self, batch: Batch, at_most: int) -> Repeated:
-        """Go through rounds until something comes in, or a result would stop a sequence."""
+        """Go through rounds until something comes in, or a result would stop a sequence.
+
+        No further than to the first departure: what a recording says of one is compared walked.
+        """
         event = self._next_event()
         if event is not None:
             at_most = min(at_most, event - self.step - 1)
