@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -170,10 +169,8 @@ def test_all_of_azure_conversation():
 
 
 @needs_mooncake
-def test_all_of_mooncake_conversation_in_under_a_second():
-    start = time.process_time()
+def test_all_of_mooncake_conversation():
     workload = read_trace(MOONCAKE)
-    assert time.process_time() - start < 1.0
     assert len(workload) == 12_031
     assert sum(len(r.prompt) for r in workload) == 144_793_823
     assert workload.meta["sha256"] == (
