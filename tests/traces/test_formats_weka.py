@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -193,10 +192,8 @@ def test_the_same_session_twice_is_an_error(tmp_path):
 
 
 @needs_weka
-def test_all_571_sessions_are_as_measured_and_read_in_five_cpu_seconds():
-    start = time.process_time()
+def test_all_571_sessions_are_as_measured():
     workload = read_trace(WEKA)
-    assert time.process_time() - start < 5
     prompts = np.array([len(r.prompt) for r in workload])
     assert (len(workload), workload.meta["sessions"]) == (36_864, 571)
     assert (np.percentile(prompts, 50), prompts.max()) == (110_251, 894_371)

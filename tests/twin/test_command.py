@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -27,14 +26,10 @@ print(*(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr)
 """
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy():
-    begin = time.perf_counter()
+def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
-    taken = time.perf_counter() - begin
     assert done.stdout.startswith("Usage: twin")
     assert done.stderr.strip() == ""
-    # half a second on an idle machine; tests share one
-    assert taken < 2.0
 
 
 def test_help_says_of_each_command_what_it_says_of_itself(twin):
