@@ -220,33 +220,6 @@ class RoundStates(NamedTuple):
     evicted_tokens: Int64Array | int  # in all, up to each launch
 
 
-def states_of(
-    rounds: int,
-    falling: Sequence[float],
-    ratio: float,
-    pages: Callable[[int], Int64Array],
-    free: int,
-    page_size: int,
-    cached: tuple[int, int, int],
-) -> RoundStates:
-    """The states that rounds of decode leave where nothing is evicted.
-
-    Args:
-        rounds: how many.
-        falling: the new-token ratio after each of the first ones.
-        ratio: it after the others.
-        pages: makes the pages taken in each of so many rounds.
-        free: free tokens before.
-        page_size: tokens a page.
-        cached: evictable, protected and evicted tokens, throughout.
-    """
-    ratios: npt.NDArray[np.float64] | float = ratio
-    if falling:
-        ratios = np.full(rounds, ratio)
-        ratios[: len(falling)] = falling
-    return RoundStates(ratios, free - np.cumsum(pages(rounds)) * page_size, *cached)
-
-
 class Repetition(NamedTuple):
     """Rounds that went by at once: what so many calls of `commit` would have reported, one by one.
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from policies.batch import Mode, Repetition, RoundStates
 from policies.effects import Repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from policies.batch import Batch
+    import numpy.typing as npt
+
+    from policies.batch import Batch, Int64Array
     from policies.batching.base import Batching
     from policies.effects import Repeated
     from policies.scheduler import Scheduler
@@ -106,3 +110,30 @@ def _once(s: Scheduler, stops: Sequence[int]) -> Repetition:
     state = RoundStates(s.ratio.value, *tokens)
     s.batching.commit(s, s.launched.popleft(), set(stops))
     return Repetition(batch, 1, lambda: state, s.take_ended())
+
+
+def states_of(
+    rounds: int,
+    falling: Sequence[float],
+    ratio: float,
+    pages: Callable[[int], Int64Array],
+    free: int,
+    page_size: int,
+    cached: tuple[int, int, int],
+) -> RoundStates:
+    """The states that rounds of decode leave where nothing is evicted.
+
+    Args:
+        rounds: how many.
+        falling: the new-token ratio after each of the first ones.
+        ratio: it after the others.
+        pages: makes the pages taken in each of so many rounds.
+        free: free tokens before.
+        page_size: tokens a page.
+        cached: evictable, protected and evicted tokens, throughout.
+    """
+    ratios: npt.NDArray[np.float64] | float = ratio
+    if falling:
+        ratios = np.full(rounds, ratio)
+        ratios[: len(falling)] = falling
+    return RoundStates(ratios, free - np.cumsum(pages(rounds)) * page_size, *cached)

@@ -166,14 +166,11 @@ class HostModel:
 
     def decode_round(self, waiting: int, running: int, rows: int) -> HostRound:
         """A round of so many decode rows in which nothing comes in and nothing ends."""
-        receive, launch = self._receive, self._launch
-        schedule = (
-            self._schedule + self._schedule_waiting * waiting + self._schedule_running * running
+        before = (
+            self.receive_ns(0),
+            self.schedule_ns(waiting, running, 0),
+            self.prepare_ns(0, 0, rows),
+            self.launch_ns(),
         )
-        prepare = self._prepare + self._prepare_decode * rows
-        collect = self._collect + self._collect_row * rows
-        commit = self._commit + self._commit_row * rows
-        to_launch = receive + schedule + prepare + launch
-        return HostRound(
-            receive, schedule, prepare, launch, collect, commit, to_launch, collect + commit
-        )
+        after = self.collect_ns(rows), self.commit_ns(rows, 0)
+        return HostRound(*before, *after, sum(before), sum(after))

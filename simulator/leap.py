@@ -88,24 +88,6 @@ class Stretch:
         self.commit_ns += more_ns
         self.commit[-1] += more_ns
 
-    def launch(self) -> Int64Array:
-        """When each round's step was launched: int64, shape (rounds,)."""
-        begin = np.concatenate([[self.begun], self.commit[:-1]])
-        return begin + self.host.to_launch
-
-    def collect_host(self) -> Int64Array:
-        """What the host spends on collecting in each round: int64, shape (rounds,)."""
-        host = np.full(len(self.commit), self.host.collect)
-        host[0] = self.first[0]
-        return host
-
-    def commit_host(self) -> Int64Array:
-        """What it spends on each commit: int64, shape (rounds,)."""
-        host = np.full(len(self.commit), self.host.commit)
-        host[0] = self.first[1]
-        host[-1] += self.last_ns
-        return host
-
 
 class Leap:
     """Rounds gone through at once.

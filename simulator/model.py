@@ -60,10 +60,6 @@ class ReplayedModel:
     def result(self, batch: Batch) -> StepResult:
         """What the device makes of a batch."""
         stops: list[int] = []
-        if not batch.prefill and not self._sample:
-            if batch.decode is not None:
-                stops = self.stopping(batch.decode)
-            return StepResult(stops) if stops else NO_STOPS
         sampling = 0
         for item in batch.prefill:
             if item.samples:
@@ -84,13 +80,15 @@ class ReplayedModel:
 
         At least so many: a member that has left in the meantime may have been the one.
         """
-        if rows.cohort is not self._cohort:
-            self._expect(rows)
+        self._expect(rows)
         return self._stops[0][0] - rows.round if self._stops else NEVER
 
     def _expect(self, rows: DecodeRows) -> None:
         """Note in which round those who have joined will stop."""
-        cohort = self._cohort = rows.cohort
+        cohort = rows.cohort
+        if cohort is self._cohort:
+            return
+        self._cohort = cohort
         for request in cohort.joined:
             if not request.ignore_eos:
                 left = request.prompt_len + _output_len(request) - 1 - rows.kv_len(request)
@@ -98,8 +96,7 @@ class ReplayedModel:
 
     def stopping(self, rows: DecodeRows) -> list[int]:
         """Indices of the decode rows whose request stops by itself in this round, ascending."""
-        if rows.cohort is not self._cohort:
-            self._expect(rows)
+        self._expect(rows)
         if not self._stops or self._stops[0][0] > rows.round:
             return []
         stopping = set()  # one that joined again may have been expected twice

@@ -19,14 +19,7 @@ from traces.records.recording import Recording
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policies.batch import (
-        Batch,
-        DecodeRows,
-        Events,
-        Inbox,
-        Repetition,
-        StepResult,
-    )
+    from policies.batch import Batch, DecodeRows, Events, Inbox, Repetition, StepResult
     from policies.request import Request
     from simulator.device import Ticket
     from simulator.leap import Leap
@@ -150,8 +143,7 @@ class Recorder(Recording[_Seen]):
                 self._round(batch.decode, dropped, now_ns)
         for request in events.retracted:
             self._end_stretch(self._live[request], request.output_len)
-        for request in events.ended:
-            self._end(request, now_ns)
+        self.ended(events.ended, now_ns)
 
     def _prefill_token(self, request: Request, now_ns: int) -> None:
         seen = self._live[request]
@@ -225,11 +217,6 @@ class Recorder(Recording[_Seen]):
 
     def _complete_times(self, request: Request, seen: _Seen) -> None:
         self._end_stretch(seen, request.output_len)
-
-    def left_behind(self) -> int:
-        """See `Recording.left_behind`."""
-        self.fold_gaps()
-        return super().left_behind()
 
     def itl_summary(self) -> dict[str, float | int | bool]:
         """See `Recording.itl_summary`."""

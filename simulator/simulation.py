@@ -19,11 +19,11 @@ from simulator.config import Plan, SimulatorConfig
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
 from simulator.world import RefusedError, World
-from traces.generate.stream import RequestStream
 from traces.load import ClosedLoop, Load, OpenLoop
 from traces.progress import bar
 from traces.records.errors import RecordError
 from traces.records.writer import RunWriter
+from traces.workload import RequestStream, Workload
 from traces.workloads import as_workload
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from policies.config import WorkloadConfig
     from traces.records.run import Run
-    from traces.workload import Workload
 
 
 def simulate(
@@ -205,7 +204,8 @@ def _close(writer: RunWriter, recorder: Recorder, world: World, plan: Plan, stat
 def _old_objects_left_alone() -> Iterator[None]:
     """Spare the garbage collector from looking again and again through what was there before.
 
-    A workload is many objects, and a simulation makes so many that die at once that it is called often.
+    A workload is many objects, and a simulation makes so many that die at once that it is called often:
+    here less often than else, too.
     """
     frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     gc.freeze()

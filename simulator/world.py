@@ -97,8 +97,6 @@ class World:
         may_leap = leap and not recorder.wants_decisions
         self._leaper = Leaper(scheduler, load, latency, host, model) if may_leap else None
         self._leap: Leap | None = None
-        self._leap_end = 0  # ns
-        self._repeated = NOT_REPEATED
         self._debt = 0  # host work done but not yet waited for, ns
         self._receive_ns = 0  # of the round going on
         self._planned = True  # whether the round going on has had its planning charged
@@ -158,8 +156,8 @@ class World:
             ticket: Ticket = effect.ticket
             return max(self._settle(), ticket.end_ns - self.clock.now_ns)
         if isinstance(effect, Repeat):
-            self._repeated = self._repeat(effect)
-            return self._leap_end - self.clock.now_ns if self._repeated.rounds else 0
+            leap = self._leap = self._go_through(effect)
+            return 0 if leap is None else leap.stretches[-1].commit_ns - self.clock.now_ns
         until = effect.until if isinstance(effect, Sleep) else None
         return self._until_woken(until, self._settle())
 
@@ -171,7 +169,10 @@ class World:
             return self._receive()
         if isinstance(effect, Collect):
             return self._collect(effect.ticket)
-        return self._repeated if isinstance(effect, Repeat) else None
+        if not isinstance(effect, Repeat):
+            return None
+        leap = self._leap
+        return NOT_REPEATED if leap is None else Repeated(len(leap), leap.ticket, leap.stops)
 
     def _settle(self) -> int:
         """Charge what the round going on has not been charged yet; returns what the host owes, in ns.
@@ -185,20 +186,19 @@ class World:
         owed, self._debt = self._debt, 0
         return owed
 
-    def _repeat(self, effect: Repeat) -> Repeated:
-        """Go through many rounds at once, where that is worth it; `_leap_end` says until when."""
+    def _go_through(self, effect: Repeat) -> Leap | None:
+        """Go through many rounds at once; None where that is not worth it."""
         last = self._last
         if self._leaper is None or last is None:
-            return NOT_REPEATED
+            return None
         leap = self._leaper.plan(effect, self.clock.now_ns + self._debt, last)
         if leap is None:
-            return NOT_REPEATED
-        self._leap, self._debt = leap, 0
+            return None
+        self._debt = 0
         if self._recorder.wants_steps:
             leap.gauges = self.scheduler.gauges()
         self._recorder.leapt(leap)
         stretch = leap.stretches[-1]
-        self._leap_end = stretch.commit_ns
         self.device.catch_up(stretch.end_ns, [part.device for part in leap.stretches])
         if leap.pending is not None:
             rounds, host = len(stretch.commit), stretch.host
@@ -209,7 +209,7 @@ class World:
             # its batch is the scheduler's to make
             leap.ticket = Ticket(effect.batch, StepResult(stops), None, host[:4], *times)
             self._last = leap.ticket
-        return Repeated(len(leap), leap.ticket, leap.stops)
+        return leap
 
     def _until_woken(self, until: int | None, busy: int) -> int | None:
         """How long to sleep, in nanoseconds, `busy` at least; None if nothing will ever come in."""
@@ -226,8 +226,7 @@ class World:
         self._receive_ns = self._host.receive_ns(len(arrivals))
         self._debt += self._receive_ns
         self._planned = False
-        if arrivals or self._recorder.wants_decisions:
-            self._recorder.received(self.scheduler.iteration + 1, inbox)
+        self._recorder.received(self.scheduler.iteration + 1, inbox)
         self._stuck.received(len(arrivals), self.scheduler, now)
         return inbox
 
@@ -263,11 +262,9 @@ class World:
             self._stuck.launched()
         start, end = self.device.submit(now, duration)
         recorder = self._recorder
-        if batch.prefill:
-            recorder.launched(batch, now)
+        recorder.launched(batch, now)
         result = self._model.result(batch)
-        if recorder.wants_decisions:
-            recorder.decided(batch, now, result)
+        recorder.decided(batch, now, result)
         gauges = self.scheduler.gauges() if recorder.wants_steps else None
         self._last = Ticket(batch, result, gauges, self._launch_host, now, start, end)
         return self._last
@@ -281,12 +278,12 @@ class World:
 
     def _report(self, events: Events) -> bool:
         """Let clients notice; returns whether any request ended."""
+        if events.repeated:
+            return self._report_leap(events.repeated)
         batch, ended = events.batch, events.ended
         if batch is not None:
             self._debt += self._host.commit_ns(batch.items, len(ended))
         now = self.clock.now_ns + self._debt
-        if events.repeated:
-            return self._report_leap(events.repeated)
         self._recorder.events(events, now)
         if batch is not None:
             ticket = self._collected

@@ -189,6 +189,50 @@ class Workload:
         return Workload(self.name, [moved(request) for request in self.requests], meta)
 
 
+@dataclass(frozen=True, slots=True)
+class RequestStream:
+    """Requests in order of arrival that are made as they are asked for, once.
+
+    Attributes:
+        name: what to call the workload.
+        meta: what it was made from, JSON values.
+        requests: the requests.
+    """
+
+    name: str
+    meta: Mapping[str, object]
+    requests: Iterator[TraceRequest]
+    _sent: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    def __iter__(self) -> Iterator[TraceRequest]:
+        return self.requests
+
+    def __next__(self) -> TraceRequest:
+        return next(self.requests)
+
+    def independent(self) -> Iterator[TraceRequest]:
+        """The requests, none of which may wait for another: a stream is sent at its own times.
+
+        Raises:
+            ValueError: at a request that does; and at once, where they were asked for before.
+        """
+        if self._sent:
+            raise ValueError(
+                f"the stream {self.name!r} was sent before, and its requests are gone: make another"
+            )
+        self._sent.append(True)
+        return self._independent()
+
+    def _independent(self) -> Iterator[TraceRequest]:
+        for request in self.requests:
+            if request.depends_on or request.spawned_by is not None:
+                raise ValueError(
+                    f"request {request.id!r} of the stream {self.name!r} waits for another; make a "
+                    f"whole workload with generate(), which can be sent in closed loop"
+                )
+            yield request
+
+
 def _first_repeated(names: Iterable[str]) -> str | None:
     seen: set[str] = set()
     for name in names:

@@ -87,9 +87,8 @@ class DecodeFirst(Batching):
         self._joining: list[Request] = []  # their prefill ended in the last step
         self._sitting_out: dict[Request, None] = {}  # decode, but got no token in the last step
         self._rested: list[Request] = []  # back from sitting out, in this step
-        self._stuck: tuple[Request, int] | None = (
-            None  # first to be admitted, did not fit; its hits
-        )
+        # who was first to be admitted and did not fit, and its hits
+        self._stuck: tuple[Request, int] | None = None
         self._admissions = 0
         self._rank: dict[Request, int] = {}  # by admission: the order within a batch
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import PoolIntake
 from policies.admission.token_budget import TokenBudget, Verdict
-from policies.batch import Batch, Mode, PrefillItem, Repetition, states_of
+from policies.batch import Batch, Mode, PrefillItem, Repetition
 from policies.batching.base import Batching
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
+from policies.foresight import states_of
 from policies.kv.memory import KVMemory
 from policies.kv.pool import CountingPool
 from policies.registry import BATCHINGS, EVICTIONS

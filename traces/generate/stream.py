@@ -6,7 +6,6 @@ its open sessions need, so a million requests can be written as they are made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from heapq import merge
 from itertools import chain, islice, takewhile
 from math import isfinite
@@ -19,10 +18,10 @@ from traces.generate.library import preset
 from traces.generate.naming import Naming
 from traces.generate.spec import WorkloadSpec
 from traces.tokens import VOCAB_SIZE
-from traces.workload import Workload
+from traces.workload import RequestStream, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -34,50 +33,6 @@ __all__ = ["DEFAULT_REQUESTS", "RequestStream", "WorkloadSpec", "generate", "gen
 DEFAULT_REQUESTS = 1_000
 # Streams of their own, so that a request's lengths do not hang on how its arrival was drawn.
 _ARRIVALS, _REQUESTS = 0, 1
-
-
-@dataclass(frozen=True, slots=True)
-class RequestStream:
-    """Requests in order of arrival that are made as they are asked for, once.
-
-    Attributes:
-        name: what to call the workload.
-        meta: what it was made from, JSON values.
-        requests: the requests.
-    """
-
-    name: str
-    meta: Mapping[str, object]
-    requests: Iterator[TraceRequest]
-    _sent: list[bool] = field(default_factory=list, repr=False, compare=False)
-
-    def __iter__(self) -> Iterator[TraceRequest]:
-        return self.requests
-
-    def __next__(self) -> TraceRequest:
-        return next(self.requests)
-
-    def independent(self) -> Iterator[TraceRequest]:
-        """The requests, none of which may wait for another: a stream is sent at its own times.
-
-        Raises:
-            ValueError: at a request that does; and at once, where they were asked for before.
-        """
-        if self._sent:
-            raise ValueError(
-                f"the stream {self.name!r} was sent before, and its requests are gone: make another"
-            )
-        self._sent.append(True)
-        return self._independent()
-
-    def _independent(self) -> Iterator[TraceRequest]:
-        for request in self.requests:
-            if request.depends_on or request.spawned_by is not None:
-                raise ValueError(
-                    f"request {request.id!r} of the stream {self.name!r} waits for another; make a "
-                    f"whole workload with generate(), which can be sent in closed loop"
-                )
-            yield request
 
 
 def generate(
