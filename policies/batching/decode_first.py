@@ -52,6 +52,7 @@ class DecodeFirst(Batching):
     """
 
     caches = ("blocks", "none")
+    foresees_departures = True
 
     def __init__(
         self,

@@ -73,6 +73,8 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
     }
     if policy["order"] == "dfs-weight" and policy["cache"] != "radix":
         policy["order"] = "fcfs"  # it walks a tree
+    if policy["order"] == "shortest-prefill-first" and policy["cache"] == "none":
+        policy["order"] = "fcfs"  # it asks what is cached
     if decode_first:
         policy["batching_options"] = {
             "max_num_batched_tokens": draw(st.sampled_from([20, 64, 512]))
