@@ -14,7 +14,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from policies.batch import NO_EVENTS, Mode
-from policies.effects import Collect, Report, Sleep
+from policies.effects import Collect, Launch, Report, Sleep
 from policies.loops import LOOPS
 from policies.scheduler import Scheduler
 from simulator.clock import Clock
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from policies.batch import Batch
     from simulator.config import SimulatorConfig
     from simulator.host import HostModel
     from simulator.latency.base import LatencyModel
@@ -273,13 +272,14 @@ class Rank(World):
             if isinstance(effect, Sleep):
                 yield from self._sleep(effect.until)
                 continue
-            delay = self._begin(effect)
+            begin, finish = self._phases[type(effect)]
+            delay = begin(effect)
             assert delay is not None
             if delay:
                 yield self.clock.timeout(delay)
             if isinstance(effect, Collect):
                 yield self._in_flight.popleft()
-            answer = self._finish(effect)
+            answer = finish(effect)
 
     def _sleep(self, until: int | None) -> Generator[simpy.Event, Any, None]:
         busy = self._settle()
@@ -294,8 +294,8 @@ class Rank(World):
             yield self.inbox.filled | self.clock.timeout(max(until - self.now, 0))
         self._devices.wakes(self._index)
 
-    def _launch(self, batch: Batch) -> Ticket:
-        now = self.now
+    def _launch(self, effect: Launch) -> Ticket:
+        now, batch = self.now, effect.batch
         self._recorder.launched(batch, now)
         result = self._model.result(batch)
         self._recorder.decided(batch, now, result)

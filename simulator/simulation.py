@@ -209,7 +209,7 @@ def _old_objects_left_alone() -> Iterator[None]:
     """
     frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(max(thresholds[0], 20_000), *thresholds[1:])
+    gc.set_threshold(max(thresholds[0], 200_000), *thresholds[1:])
     try:
         yield
     finally:

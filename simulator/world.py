@@ -104,6 +104,16 @@ class World:
         self._stuck = StuckGuard()
         self._launch_host = (0, 0, 0, 0)  # spent on the launch going on: see `Ticket.host`
         self._last: Ticket | None = None  # launched last
+        # of each effect: how long it takes (None: for ever), and the answer once that is over
+        self._phases: dict[
+            type[Effect], tuple[Callable[[Any], int | None], Callable[[Any], Any]]
+        ] = {
+            Receive: (self._settle, self._receive),
+            Launch: (self._charge_launch, self._launch),
+            Collect: (self._until_done, self._collect),
+            Repeat: (self._until_gone_through, self._gone_through),
+            Sleep: (self._until_woken, lambda _: None),
+        }
 
     def run(self, on_progress: Callable[[], None] | None = None) -> None:
         """Run until nothing will come in and nothing is left to do.
@@ -126,7 +136,7 @@ class World:
 
     def _drive(self, on_progress: Callable[[], None] | None) -> Generator[simpy.Event, Any, None]:
         send = LOOPS[self.scheduler.config.overlap](self.scheduler).send
-        skip, timeout = self.clock.skip, self.clock.timeout
+        skip, timeout, phases = self.clock.skip, self.clock.timeout, self._phases
         answer: Any = None
         while True:
             effect = send(answer)
@@ -135,46 +145,15 @@ class World:
                 if events is not NO_EVENTS and self._report(events) and on_progress:
                     on_progress()
                 continue
-            delay = self._begin(effect)
+            begin, finish = phases[type(effect)]
+            delay = begin(effect)
             if delay is None:
-                return
+                return  # nothing will wake it
             if delay and not skip(delay):
                 yield timeout(delay)
-            answer = self._finish(effect)
+            answer = finish(effect)
 
-    def _begin(self, effect: Effect) -> int | None:
-        """Begin an effect: charge the host for it, or go through the rounds of a `Repeat`.
-
-        Returns:
-            how long it takes, in nanoseconds; None for a sleep from which nothing will wake.
-        """
-        if isinstance(effect, Launch):
-            return self._charge_launch(effect.batch)
-        if isinstance(effect, Receive):
-            return self._settle()
-        if isinstance(effect, Collect):
-            ticket: Ticket = effect.ticket
-            return max(self._settle(), ticket.end_ns - self.clock.now_ns)
-        if isinstance(effect, Repeat):
-            leap = self._leap = self._go_through(effect)
-            return 0 if leap is None else leap.stretches[-1].commit_ns - self.clock.now_ns
-        until = effect.until if isinstance(effect, Sleep) else None
-        return self._until_woken(until, self._settle())
-
-    def _finish(self, effect: Effect) -> Any:
-        """The answer to an effect, once its time is over."""
-        if isinstance(effect, Launch):
-            return self._launch(effect.batch)
-        if isinstance(effect, Receive):
-            return self._receive()
-        if isinstance(effect, Collect):
-            return self._collect(effect.ticket)
-        if not isinstance(effect, Repeat):
-            return None
-        leap = self._leap
-        return NOT_REPEATED if leap is None else Repeated(len(leap), leap.ticket, leap.stops)
-
-    def _settle(self) -> int:
+    def _settle(self, _: Effect | None = None) -> int:
         """Charge what the round going on has not been charged yet; returns what the host owes, in ns.
 
         It is waited for with the next effect, or else while the device works.
@@ -185,6 +164,28 @@ class World:
             self._debt += self._host.schedule_ns(len(s.waiting), len(s.running.requests), 0)
         owed, self._debt = self._debt, 0
         return owed
+
+    def _until_done(self, effect: Collect) -> int:
+        """How long to wait for a result, in nanoseconds."""
+        ticket: Ticket = effect.ticket
+        return max(self._settle(), ticket.end_ns - self.clock.now_ns)
+
+    def _until_woken(self, effect: Sleep) -> int | None:
+        """How long to sleep, in nanoseconds; None if nothing will ever come in."""
+        busy = self._settle()
+        wake = self._load.next_ns()
+        if effect.until is not None:
+            wake = effect.until if wake is None else min(wake, effect.until)
+        return None if wake is None else max(wake - self.now, busy, 0)
+
+    def _until_gone_through(self, effect: Repeat) -> int:
+        """How long the rounds of a `Repeat` take, in nanoseconds: they are gone through here."""
+        leap = self._leap = self._go_through(effect)
+        return 0 if leap is None else leap.stretches[-1].commit_ns - self.clock.now_ns
+
+    def _gone_through(self, _: Repeat) -> Repeated:
+        leap = self._leap
+        return NOT_REPEATED if leap is None else Repeated(len(leap), leap.ticket, leap.stops)
 
     def _go_through(self, effect: Repeat) -> Leap | None:
         """Go through many rounds at once; None where that is not worth it."""
@@ -211,14 +212,7 @@ class World:
             self._last = leap.ticket
         return leap
 
-    def _until_woken(self, until: int | None, busy: int) -> int | None:
-        """How long to sleep, in nanoseconds, `busy` at least; None if nothing will ever come in."""
-        wake = self._load.next_ns()
-        if until is not None:
-            wake = until if wake is None else min(wake, until)
-        return None if wake is None else max(wake - self.now, busy, 0)
-
-    def _receive(self) -> Inbox:
+    def _receive(self, _: Receive) -> Inbox:
         now = self.clock.now_ns
         sent, aborts = self._load.take(now)
         arrivals = [self._request(arrival) for arrival in sent] if sent else ()
@@ -240,9 +234,10 @@ class World:
             ignore_eos=self._ignore_eos,
         )
 
-    def _charge_launch(self, batch: Batch) -> int:
+    def _charge_launch(self, effect: Launch) -> int:
         """Charge the host for a round up to its launch; returns what it owes by now."""
-        s, host, prefill = self.scheduler, self._host, len(batch.prefill)
+        s, host, batch = self.scheduler, self._host, effect.batch
+        prefill = len(batch.prefill)
         schedule = 0  # an overlap strategy from outside may launch twice in a round
         if not self._planned:
             self._planned = True
@@ -254,8 +249,8 @@ class World:
         owed, self._debt = self._debt + schedule + prepare + launch, 0
         return owed
 
-    def _launch(self, batch: Batch) -> Ticket:
-        now = self.clock.now_ns
+    def _launch(self, effect: Launch) -> Ticket:
+        now, batch = self.clock.now_ns, effect.batch
         duration = 0
         if batch.mode is not Mode.EMPTY:
             duration = self._latency.step_ns(_shape(batch))
@@ -269,7 +264,8 @@ class World:
         self._last = Ticket(batch, result, gauges, self._launch_host, now, start, end)
         return self._last
 
-    def _collect(self, ticket: Ticket) -> StepResult:
+    def _collect(self, effect: Collect) -> StepResult:
+        ticket: Ticket = effect.ticket
         host_ns = ticket.collect_host_ns = self._host.collect_ns(ticket.batch.items)
         self._debt += host_ns
         ticket.collected_ns = self.clock.now_ns + self._debt

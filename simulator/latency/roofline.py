@@ -218,9 +218,9 @@ class RooflineLatency(LatencyModel):
         kv_lens: Callable[[], NDArray[np.int64]],  # noqa: ARG002 - lengths do not matter to it
     ) -> NDArray[np.int64]:
         """See `LatencyModel.decode_steps_ns`. Only the attention part grows from step to step."""
-        read = np.arange(kv_tokens, kv_tokens + steps * requests, requests)
+        exact = np.arange(kv_tokens, kv_tokens + steps * requests, requests, dtype=np.float64)
         # the same operations in the same order as in `step_ns`, so the same rounding
-        exact = read * self._decode_kv_token_ns
+        exact *= self._decode_kv_token_ns
         exact += self._decode_fixed_ns(requests)
         exact += self._decode_overhead_ns
         rounded: NDArray[np.int64] = np.rint(exact, out=exact).astype(np.int64)
