@@ -75,7 +75,7 @@ def catch_up(s: Scheduler, done: Repeated) -> tuple[Repetition, ...]:
     while left:
         assert s.last is not None
         steady = s.running.steady_rounds(s.last, ahead=bool(s.launched))
-        rounds = min(steady or 0, left)
+        rounds = s.batching.at_once(s, min(steady, left)) if steady else 0
         left -= rounds or 1
         stops = () if left else done.stops
         parts.append(_steadily(s, rounds, stops) if rounds else _once(s, stops))
@@ -99,7 +99,7 @@ def _steadily(s: Scheduler, rounds: int, stops: Sequence[int]) -> Repetition:
 
 
 def _once(s: Scheduler, stops: Sequence[int]) -> Repetition:
-    """A round planned and committed like any other, because members leave in it or just have."""
+    """A round planned and committed like any other: members leave in it or just have, or it evicts."""
     batch, memory = s.next_batch(), s.memory
     if batch is None:
         raise RuntimeError(

@@ -120,8 +120,10 @@ class ReplayWorld:
     def _repeat(self, batch: Batch, at_most: int) -> Repeated:
         """Go through rounds until something comes in, or a result would stop a sequence.
 
-        No further than to the first departure: what a recording says of one is compared walked.
+        No further than to the first departure, or to a round that evicts: what a recording says of
+        these is compared walked.
         """
+        at_most = self.s.batching.at_once(self.s, at_most)
         event = self._next_event()
         if event is not None:
             at_most = min(at_most, event - self.step - 1)

@@ -74,8 +74,12 @@ class Batching(Protocol):
         """
         return 0
 
+    def at_once(self, s: Scheduler, rounds: int) -> int:  # noqa: ARG002
+        """How many of the next rounds, all foreseen, `repeat` can make together; 0 if the next is to be planned."""
+        return rounds
+
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
-        """Make the changes of so many rounds, which `repeatable` allowed, at once.
+        """Make the changes of so many rounds, which `repeatable` and `at_once` allowed, at once.
 
         Args:
             s: the scheduler.

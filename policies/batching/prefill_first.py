@@ -326,7 +326,11 @@ class PrefillFirst(Batching):
         busy = s.chunked is not None or self._decode_only or self._aborting
         if busy or (s.waiting and not self._queue_is_shut(s)):
             return 0
-        return self.kv.rounds_without_eviction(s.running, at_most)
+        return self.kv.rounds_left(s.running, at_most)
+
+    def at_once(self, s: Scheduler, rounds: int) -> int:
+        """See `Batching.at_once`: up to the round that has to evict."""
+        return self.kv.rounds_without_eviction(s.running, rounds)
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at those who wait until someone leaves."""

@@ -141,21 +141,28 @@ class KVMemory:
         pool.extend_round(rows, pages)
         return rows
 
-    def rounds_without_eviction(self, running: RunningBatch, at_most: int) -> int:
-        """Decode rounds for which memory is free, so that nothing is evicted."""
+    def rounds_left(self, running: RunningBatch, at_most: int) -> int:
+        """Decode rounds for which there is memory, what they can evict included."""
         if self.pool.indexed:
             return 0  # page numbers are handed out round by round
-        size, members, free = self.page_size, len(running.requests), self.pool.free_tokens
+        return self._rounds_within(self.available, running, at_most)
+
+    def rounds_without_eviction(self, running: RunningBatch, at_most: int) -> int:
+        """Decode rounds for which memory is free, so that nothing is evicted."""
+        return self._rounds_within(self.pool.free_tokens, running, at_most)
+
+    def _rounds_within(self, tokens: int, running: RunningBatch, at_most: int) -> int:
+        size, members = self.page_size, len(running.requests)
         if size == 1:
-            return min(at_most, free // members)
+            return min(at_most, tokens // members)
         # each round asks for a page a member, and then takes those that are needed
-        if free >= (running.pages_within(at_most) + members) * size:
+        if tokens >= (running.pages_within(at_most) + members) * size:
             return at_most
-        cycles = free // (members * size)  # in `size` rounds every member takes one page
+        cycles = tokens // (members * size)  # in `size` rounds every member takes one page
         rounds = min(at_most, (cycles + 1) * size)
         needed = running.pages_ahead()(rounds)
         before = np.cumsum(needed) - needed
-        fits = free - before * size >= members * size
+        fits = tokens - before * size >= members * size
         return rounds if fits.all() else int(fits.argmin())
 
     def make_room(self, tokens: int) -> None:
