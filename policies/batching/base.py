@@ -75,7 +75,10 @@ class Batching(Protocol):
         return 0
 
     def at_once(self, s: Scheduler, rounds: int) -> int:  # noqa: ARG002
-        """How many of the next rounds, all foreseen, `repeat` can make together; 0 if the next is to be planned."""
+        """How many of the next rounds, all foreseen, `repeat` can make together.
+
+        0 where the next has to be planned like any other.
+        """
         return rounds
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:

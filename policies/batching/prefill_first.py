@@ -15,6 +15,7 @@ from policies.admission.intake import PoolIntake
 from policies.admission.token_budget import TokenBudget, Verdict
 from policies.batch import Batch, Mode, PrefillItem, Repetition
 from policies.batching.base import Batching
+from policies.batching.retracting import retract
 from policies.cache.none import NoCache
 from policies.cache.radix import RadixCache
 from policies.foresight import states_of
@@ -286,38 +287,12 @@ class PrefillFirst(Batching):
         elif ending:
             return None  # their memory comes back with the result in flight
         else:
-            self._retract(s)
+            retract(s, self.kv)
             if not running.requests:
                 return None
             rows = self.kv.plan_round(running)
             assert rows is not None, "retraction has made too little room"
         return Batch(s.iteration, Mode.DECODE, (), rows)
-
-    def _retract(self, s: Scheduler) -> None:
-        """Take memory from running requests until the rest can decode; the last one is spared.
-
-        It is not if the chunked request holds the memory it lacks: then it waits, too.
-        """
-        s.running.full = False
-        kept = s.retraction.arrange(s.running.requests, s.priorities)
-        s.running.keep(kept)  # they go on in the order of retraction
-        while len(kept) > 1:
-            victim = kept.pop()
-            s.give_up(victim)
-            s.retracted.append(victim)
-            self.kv.make_room(len(kept) * s.config.new_token_ratio.retract_decode_steps)
-            if self.kv.round_fits(s.running):
-                break
-        s.ratio.after_retraction(kept)
-        if len(kept) == 1 and not self.kv.round_fits(s.running):
-            if s.chunked is None:
-                full = f"the KV pool of {self.kv.capacity} tokens has no room for the last request"
-                s.end_running(kept[0], FinishReason.ABORT, full)
-            else:
-                s.give_up(kept[0])
-                s.retracted.append(kept[0])
-        for victim in s.retracted:
-            s.enqueue(victim)
 
     # -- many rounds at once ------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.batch import Cohort, DecodeRows
+from policies.batch import Cohort, DecodeRows, Mode
 from policies.request import Request
 from simulator import Plan, SimulatorConfig, StepShape, simulate
 from simulator.model import ReplayedModel, ReplayTokens
@@ -17,6 +17,7 @@ from traces import BlockTokens, SyntheticTokens, TraceRequest, Workload
 
 if TYPE_CHECKING:
     from policies.batch import Batch
+    from policies.effects import Launch
     from simulator.device import Ticket
 
 MS = 1_000_000
@@ -149,20 +150,26 @@ def test_a_steady_decode_is_leapt_over(
     assert asked < 40
 
 
-@pytest.mark.parametrize("overlap", ["overlapped", "serial"])
-def test_departures_are_leapt_over(overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members that leave at the length they asked for do not make the world walk."""
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The batches that the world launches one by one."""
     from simulator.world import World
 
-    launches = 0
+    seen: list[Batch] = []
     launch = World._launch
 
-    def counted(self: World, batch: Batch) -> Ticket:
-        nonlocal launches
-        launches += 1
-        return launch(self, batch)
+    def noted(self: World, effect: Launch) -> Ticket:
+        seen.append(effect.batch)
+        return launch(self, effect)
 
-    monkeypatch.setattr(World, "_launch", counted)
+    monkeypatch.setattr(World, "_launch", noted)
+    return seen
+
+
+@pytest.mark.parametrize("preset", ["sglang", "vllm"])
+@pytest.mark.parametrize("overlap", ["overlapped", "serial"])
+def test_departures_are_leapt_over(preset: str, overlap: str, launches: list[Batch]) -> None:
+    """Members that leave at the length they asked for do not make the world walk."""
     work = Workload(
         "departures",
         [
@@ -170,10 +177,25 @@ def test_departures_are_leapt_over(overlap: str, monkeypatch: pytest.MonkeyPatch
             for i in range(40)
         ],
     )
-    run = simulate(work, {"policy": {"overlap": overlap}})
+    run = simulate(work, {"preset": preset, "policy": {"overlap": overlap}})
     assert run.manifest["counts"]["finished"] == 40
     assert run.manifest["counts"]["steps"] > 280
-    assert launches < 12
+    assert len(launches) < 12
+
+
+@pytest.mark.parametrize("preset", ["sglang", "vllm"])
+def test_evictions_are_leapt_over(preset: str, launches: list[Batch]) -> None:
+    """A pool full of what nobody holds any more is as good as an empty one."""
+    prompts = [
+        TraceRequest(f"r{i:02}", i * 10**9, SyntheticTokens(i, 64), SyntheticTokens(99 + i, 2))
+        for i in range(20)
+    ]
+    long = TraceRequest("long", 30 * 10**9, SyntheticTokens(50, 64), SyntheticTokens(60, 900))
+    config = {"preset": preset, "policy": {"page_size": 16}, "kv": {"capacity_tokens": 1600}}
+    run = simulate(Workload("evictions", [*prompts, long]), config)
+    decode = run.steps[run.steps["mode"] == "decode"]
+    assert (decode["evicted_tokens"] > 0).sum() > 10
+    assert sum(batch.mode is Mode.DECODE for batch in launches) <= len(prompts) + 2
 
 
 def test_a_row_that_joined_again_stops_once() -> None:
