@@ -102,6 +102,14 @@ def sums(stretches: Sequence[Stretch], latency: LatencyModel) -> None:
         ("with prefill", [s for s in stretches if s.prefills]),
     ):
         print(f"{name:16}{_line(held, latency)}")
+    longer = {
+        i: s.seconds - sum(map(latency.step_ns, s.steps)) / 1e9 for i, s in enumerate(stretches)
+    }
+    worst = max(longer, key=longer.__getitem__)
+    print(
+        f"longest beyond the profile: {longer[worst]:.2f} s over {len(stretches[worst].steps)} steps, "
+        f"{stretches[worst].prefills} with prefill, of {stretches[worst].rows:.0f} decode rows"
+    )
 
 
 def decode_table(stretches: Sequence[Stretch], latency: LatencyModel) -> None:
