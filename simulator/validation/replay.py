@@ -97,7 +97,7 @@ def latency_section(
     _check_model(path, setup)
     try:
         condensed = read_llmservingsim(
-            path, setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
+            path.resolve(), setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
         )
     except ValueError as error:
         raise ConfigError(f"--profile: {error}") from None

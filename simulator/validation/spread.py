@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from traces.real_runs.base import RealRun
 
 SHOWN = 5
+# settings of an engine that repeats share; KV capacity, which engines measure, may vary
+SERVED_WITH = (
+    "engine",
+    "version",
+    "model",
+    "device",
+    "tensor_parallel",
+    "data_parallel",
+    "expert_parallel",
+    "max_running_requests",
+    "max_batched_tokens",
+    "page_size",
+    "prefix_caching",
+    "overlapped",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +100,8 @@ def check_repeats(runs: Sequence[RealRun]) -> list[str]:
         what to tell of them.
 
     Raises:
-        ValueError: where a run is given twice, or did not answer the same requests; says which and how.
+        ValueError: where a run is given twice, was served otherwise, or did not answer the same requests;
+            says which and how.
     """
     notes = []
     for i, run in enumerate(runs):
@@ -96,6 +112,12 @@ def check_repeats(runs: Sequence[RealRun]) -> list[str]:
                 notes.append(
                     f"{run.path} has the times of {other.path}, to the nanosecond: a copy, or simulated"
                 )
+        differs = _served_otherwise(runs[0], run)
+        if differs:
+            raise ValueError(
+                f"{run.path} is no repeat of {runs[0].path}: {differs}; a run under another policy is "
+                "named with --other"
+            )
         check_same_requests(runs[0], run, "no repeat of")
         missing = only_in(runs[0], run)
         if missing:
@@ -104,6 +126,23 @@ def check_repeats(runs: Sequence[RealRun]) -> list[str]:
                 "that answered all requests"
             )
     return notes
+
+
+def _served_otherwise(one: RealRun, other: RealRun) -> str:
+    """What two runs were served with that differs, in words; empty where nothing is known to."""
+    if one.engine is not None and other.engine is not None:
+        for name in SERVED_WITH:
+            here, there = getattr(one.engine, name), getattr(other.engine, name)
+            if here != there and None not in (here, there):  # None is not known
+                return f"its {name} is {there!r}, there {here!r}"
+    if one.run is not None and other.run is not None:
+        first, second = (
+            r.manifest.get("config", {}).get("policy", {}) for r in (one.run, other.run)
+        )
+        for name in sorted({*first, *second}):
+            if first.get(name) != second.get(name):
+                return f"its policy.{name} is {second.get(name)!r}, there {first.get(name)!r}"
+    return ""
 
 
 def check_same_requests(one: RealRun, other: RealRun, what: str) -> None:

@@ -12,9 +12,10 @@ import pytest
 from policies.config import ConfigError
 from policies.model_shape import ModelShape
 from simulator.calibration.steps import Steps
+from simulator.config import Plan
 from simulator.devices import Device
 from simulator.operators.shards import Parallel
-from simulator.simulation import simulate
+from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
@@ -26,10 +27,13 @@ from simulator.validation.spread import check_repeats, spreads
 from simulator.validation.validate import Question, validate
 from traces.errors import TraceError
 from traces.generate import generate
+from traces.real_runs import read_real_run
 from traces.real_runs.base import EngineSettings, RealRequest, RealRun
 from traces.real_runs.our_run import from_run
+from traces.records.run import Run
 
 MS = 1_000_000
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "gpu" / "llmservingsim"
 RECORDS = ("requests", "steps", "tokens", "decisions")
 TRUTH = {
     "preset": "vllm",
@@ -232,6 +236,23 @@ def test_runs_that_are_no_repeats_are_named_with_the_request():
         check_repeats([replace(one, requests=one.requests[:7]), two])
 
 
+def test_runs_that_were_served_otherwise_are_no_repeats(served):
+    one, two = real([(10, 110)], "one"), real([(12, 112)], "two")
+    engine = EngineSettings("vllm", device="RTX4090", kv_tokens=1000)
+    also = replace(engine, kv_tokens=1001)
+    assert check_repeats([replace(one, engine=engine), replace(two, engine=also)]) == []
+    with pytest.raises(ValueError, match="its device is 'L40S', there 'RTX4090'"):
+        check_repeats(
+            [replace(one, engine=engine), replace(two, engine=replace(also, device="L40S"))]
+        )
+    run = served.run
+    policy = {**run.manifest["config"]["policy"], "order": "random"}
+    manifest = {**run.manifest, "config": {**run.manifest["config"], "policy": policy}}
+    other = replace(served, path=Path("other"), run=Run(manifest, tables={}))
+    with pytest.raises(ValueError, match=r"its policy\.order is 'random', there 'fcfs'.*--other"):
+        check_repeats([served, other])
+
+
 def test_a_run_is_no_repeat_of_itself(tmp_path):
     one = real([(10, 110)] * 3, "one")
     with pytest.raises(ValueError, match="one is given twice"):
@@ -312,3 +333,20 @@ def test_errors_of_nothing_are_no_number():
     found = figures(real([(0, 0)]), real([(1, 1)]))
     assert math.isnan(found.of("ttft").error)
     assert found.of("ttft").to_dict()["error"] is None
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark runs are not here")
+def test_a_profile_of_another_device_is_an_error_wherever_it_is_named_from(tmp_path, monkeypatch):
+    run = read_real_run(SHARED / "bench" / "examples" / "RTX4090" / "Llama-3.1-8B")
+    setup = setup_of(run)
+
+    def planned(gpu: str) -> Plan:
+        monkeypatch.chdir(
+            SHARED / "profiler" / "perf" / gpu / "meta-llama" / "Llama-3.1-8B" / "bf16"
+        )
+        section = latency_section(".", setup, run, tmp_path / f"{gpu}.json")
+        return Plan.of(as_config({**setup.config, "latency": section}))
+
+    assert not any("measured on" in text for text in planned("RTX4090").approximations)
+    with pytest.raises(ConfigError, match=r"measured on RTXPRO6000, the config's device is rtx"):
+        planned("RTXPRO6000")
