@@ -64,14 +64,17 @@ def calibrate(runs: Sequence[Run], *, every: int = 5) -> Calibration:
         every: of how many steps one is held out to know the error.
 
     Raises:
-        CalibrationError: where runs do not belong together, have too few steps, or impossible times.
+        CalibrationError: where runs do not belong together, one is given twice, or they have too few
+            steps, or impossible ones.
         RecordError: where a run has no step table, or that cannot be read.
     """
     if not runs:
         raise CalibrationError("no run to calibrate from")
     model, device = _what_they_share(runs)
-    parts = [Steps.of(run) for run in runs]
     names = _names(runs)
+    _check_each_once(runs, names)
+    parts = [Steps.of(run) for run in runs]
+    _check_durations(parts, names)
     all_steps = Steps.join(parts)
     from_run = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     filled = all_steps.mode >= 0
@@ -107,6 +110,28 @@ def _names(runs: Sequence[Run]) -> list[str]:
     """What to call the runs, no two alike."""
     names = [run.name for run in runs]
     return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _check_each_once(runs: Sequence[Run], names: Sequence[str]) -> None:
+    """A run that counts twice is fitted to twice, and foretells itself when it is held out."""
+    tables = [run.arrow("steps") for run in runs]
+    for i, table in enumerate(tables):
+        for j, other in enumerate(tables[:i]):
+            if len(table) and table.equals(other):
+                one, two = (runs[k].path or names[k] for k in (j, i))
+                raise CalibrationError(
+                    f"runs {one} and {two} have the same steps, to the nanosecond: give each run once"
+                )
+
+
+def _check_durations(parts: Sequence[Steps], names: Sequence[str]) -> None:
+    for name, steps in zip(names, parts, strict=True):
+        idle = (steps.mode >= 0) & (steps.duration_ns <= 0)
+        if idle.any():
+            raise CalibrationError(
+                f"run {name}: {idle.sum()} steps with a batch took no time on the device, the first of "
+                f"them iteration {steps.iteration[idle.argmax()]}; such records cannot be calibrated from"
+            )
 
 
 def _what_they_share(runs: Sequence[Run]) -> tuple[str, str]:

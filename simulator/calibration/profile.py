@@ -37,7 +37,7 @@ DRIVERS = {
 class Part(BaseModel):
     """A part of a profile: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Curve(Part):
@@ -155,6 +155,11 @@ class CalibratedProfile(Part):
     def _known_drivers(self) -> Self:
         if set(self.ranges) != set(DRIVERS):
             raise ValueError(f"ranges have to be of {', '.join(DRIVERS)}")
+        for name, (low, high) in self.ranges.items():
+            if not 0 <= low <= high:
+                raise ValueError(
+                    f"the range of {name} is from {low} to {high}: 0 or more, and ascending"
+                )
         return self
 
     def save(self, path: str | Path) -> None:

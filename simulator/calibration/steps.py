@@ -18,6 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from traces.records.run import Run
@@ -101,15 +102,18 @@ class Steps:
 
         Raises:
             RecordError: where it has no step table, or that cannot be read.
-            CalibrationError: where its times are impossible.
+            CalibrationError: where its times or counts are impossible.
         """
+        ranks = run.manifest.get("ranks", 1)
+        if ranks != 1:
+            raise CalibrationError(
+                f"run {run.name} is of {ranks} ranks, whose steps stand in one table; calibrate from a run "
+                "of a single engine"
+            )
         table = run.arrow("steps")
-        raw = {
-            name: table[name].to_numpy()
-            for name in table.column_names
-            if name not in ("mode", "new_token_ratio")
-        }
+        raw = _columns(run, table)
         _check_times(run, raw)
+        _check_counts(run, raw)
         launch, start, end, commit = (
             raw[f"{at}_ns"] for at in ("launch", "start", "end", "commit")
         )
@@ -165,6 +169,65 @@ def _check_times(run: Run, raw: dict[str, Int64s]) -> None:
                 f"run {run.name}: times go backwards in {len(wrong)} steps: iteration "
                 f"{raw['iteration'][at]} has {name} {later[at]} before {what} {earlier[at]}; "
                 "such records cannot be calibrated from, record the run anew"
+            )
+
+
+def _columns(run: Run, table: pa.Table) -> dict[str, Int64s]:
+    raw = {}
+    for name in table.column_names:
+        if name in ("mode", "new_token_ratio"):
+            continue
+        if table[name].null_count:
+            raise CalibrationError(
+                f"run {run.name}: {table[name].null_count} steps without {name}; record the run anew"
+            )
+        raw[name] = table[name].to_numpy()
+    return raw
+
+
+def _check_counts(run: Run, raw: dict[str, Int64s]) -> None:
+    """See that every step is one that there can be."""
+    rows, new, cached = raw["prefill_requests"], raw["prefill_tokens"], raw["cached_tokens"]
+    decode, read = raw["decode_requests"], raw["kv_tokens_read"]
+    decode_kv = read - new - cached
+    times = ("launch_ns", "start_ns", "end_ns", "commit_ns")
+    rules: list[tuple[NDArray[np.bool_], tuple[str, ...], str]] = [
+        (values < 0, (name,), "no less than 0") for name, values in raw.items() if name not in times
+    ]
+    rules += [
+        (
+            (new < rows) | ((new > 0) & (rows == 0)),
+            ("prefill_requests", "prefill_tokens"),
+            "one new token a prefill row at least, and none without a row",
+        ),
+        (
+            (cached > 0) & (rows == 0),
+            ("prefill_requests", "cached_tokens"),
+            "no cached tokens without a prefill row",
+        ),
+        (
+            (decode_kv < decode) | ((decode_kv > 0) & (decode == 0)),
+            ("decode_requests", "kv_tokens_read", "prefill_tokens", "cached_tokens"),
+            "KV read beyond that of prefill rows by decode rows, and one token by each at least",
+        ),
+        (
+            raw["query_kv_product"] < read,
+            ("query_kv_product", "kv_tokens_read"),
+            "a product no less than the KV read: every row has a query token",
+        ),
+        (
+            np.diff(raw["iteration"], prepend=-1) <= 0,
+            ("iteration",),
+            "one above that of the step before",
+        ),
+    ]
+    for wrong, names, right in rules:
+        if wrong.any():
+            at = int(wrong.argmax())
+            found = ", ".join(f"{name} {raw[name][at]}" for name in names)
+            raise CalibrationError(
+                f"run {run.name}: {wrong.sum()} steps that cannot be: iteration "
+                f"{raw['iteration'][at]} has {found}; expected {right}"
             )
 
 

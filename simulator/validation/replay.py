@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.config import ConfigError
+from policies.yaml_text import read_yaml
 from simulator.data_parallel import simulate_ranks
 from simulator.operators.llmservingsim import Link, read_llmservingsim
+from simulator.profile import mismatches
 from simulator.simulation import as_config, simulate
 from traces.real_runs.our_run import from_run
 
@@ -91,9 +94,10 @@ def latency_section(
     path = Path(profile)
     if not path.is_dir():
         return {"model": _kind(path), "profile": str(profile)}
+    _check_model(path, setup)
     try:
         condensed = read_llmservingsim(
-            path, setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
+            path.resolve(), setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
         )
     except ValueError as error:
         raise ConfigError(f"--profile: {error}") from None
@@ -116,6 +120,26 @@ def link_of(real: RealRun, parallel: Parallel) -> Link | None:
     return Link(
         latency_ns=engine.link_latency_ns * hops, bytes_per_s=engine.link_gigabytes_per_s * 1e9
     )
+
+
+def _check_model(folder: Path, setup: Setup) -> None:
+    """See that a folder of LLMServingSim's is of the run's model, where its `meta.yaml` says so."""
+    files = (folder / "meta.yaml", folder / "meta.yaml.gz")
+    file = next((path for path in files if path.is_file()), None)
+    if file is None:
+        return
+    data = file.read_bytes()
+    try:
+        meta = read_yaml((gzip.decompress(data) if file.suffix == ".gz" else data).decode())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--profile: {file} cannot be read: {error}") from None
+    measured = meta.get("model") if isinstance(meta, dict) else None
+    if isinstance(measured, str):
+        wrong, _ = mismatches(
+            measured, "", setup.model.name, ""
+        )  # the config says for which device
+        if wrong:
+            raise ConfigError(f"--profile: {folder}: {wrong[0]}; give the folder of that model")
 
 
 def _kind(path: Path) -> str:

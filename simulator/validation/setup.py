@@ -201,8 +201,13 @@ def kv_tokens(
 def _completed(
     engine: EngineSettings, like: RealRun | None, assumed: list[Assumption]
 ) -> EngineSettings:
-    if like is None or like.engine is None:
+    if like is None:
         return engine
+    if like.engine is None or like.engine.engine != engine.engine:
+        ran = "nobody knows what" if like.engine is None else like.engine.engine
+        raise ConfigError(
+            f"{like.path} was run on {ran}: its settings cannot stand in for those of {engine.engine}"
+        )
     apart = (*OWN, "kv_tokens")
     found: dict[str, Any] = {}
     for field in fields(engine):

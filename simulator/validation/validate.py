@@ -6,7 +6,7 @@ from itself. A run under another policy beside it asks whether the choice betwee
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from simulator.validation.answer import answers
@@ -15,7 +15,7 @@ from simulator.validation.figures import figures
 from simulator.validation.replay import latency_section, replay
 from simulator.validation.series import series
 from simulator.validation.setup import setup_of
-from simulator.validation.spread import check_repeats, spreads
+from simulator.validation.spread import check_repeats, check_same_requests, only_in, spreads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -147,14 +147,18 @@ def validate(
         causes: also make the error budget of the first run.
 
     Raises:
-        ValueError: where the runs are no repeats, or a run cannot be simulated; says why.
+        ValueError: where the runs are no repeats, the other is of other requests, or a run cannot be
+            simulated; says why.
     """
-    check_repeats(real)
+    told = check_repeats(real)
+    if other is not None:
+        told += _check_other(real[0], other[0])
     repeats = tuple(
         compared(run, question, keep / ("profile.json" if i == 0 else f"profile-{i + 1}.json"))
         for i, run in enumerate(real)
     )
-    first = repeats[0]
+    first = replace(repeats[0], notes=(*repeats[0].notes, *told))
+    repeats = (first, *repeats[1:])
     found: tuple[Spread, ...] = ()
     if len(repeats) > 1:
         found = tuple(spreads([one.figures for one in repeats]))
@@ -167,6 +171,24 @@ def validate(
     second = compared(*other, keep / "profile-other.json")
     held = answers((real[0], other[0]), (first.simulated.run, second.simulated.run))
     return Validation(repeats, second, found, made, tuple(held))
+
+
+def _check_other(run: RealRun, other: RealRun) -> list[str]:
+    """See that two runs are of the same requests; returns what to tell of those not in both."""
+    if run.source == other.source and run.path.resolve() == other.path.resolve():
+        raise ValueError(f"{run.path} is also the run under another policy: give another")
+    both = set(run.ids) & set(other.ids)
+    if not both:
+        raise ValueError(f"{run.path} and {other.path} answered no request of the same id")
+    shared = [
+        replace(r, requests=tuple(q for q in r.requests if q.id in both)) for r in (run, other)
+    ]
+    check_same_requests(shared[0], shared[1], "not of the same requests as")
+    return [
+        f"left out of the answers: {missing}, which {without.path} did not answer"
+        for answered, without in ((run, other), (other, run))
+        if (missing := only_in(answered, without))
+    ]
 
 
 def compared(real: RealRun, question: Question, keep: Path) -> Compared:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from benchmarks.validation_steps import BUDGET, SCHEDULING_S, Served, _step, told
+from benchmarks.validation_steps.tables import BUDGET
+from benchmarks.validation_steps.told import SCHEDULING_S, Served, next_step, told
 
 if TYPE_CHECKING:
-    from simulator.latency.base import StepShape
-    from simulator.latency.operators import OperatorLatency
+    from simulator.latency.base import LatencyModel, StepShape
 
 
 class Tenth:
@@ -38,7 +38,7 @@ def served() -> tuple[list[Served], int]:
         admitted = [sent] if count % 24 == 0 and sent < len(requests) else []
         for i in admitted:
             requests[i].scheduled = ends[max(len(ends) - 2, 0)] + SCHEDULING_S
-        step = _step(requests, running, admitted)
+        step = next_step(requests, running, admitted)
         if not step.shape.prefill and not step.shape.decode_requests:
             raise AssertionError("an idle step: send requests closer together")
         now += 1.02e-9 * Tenth().step_ns(step.shape)
@@ -53,7 +53,7 @@ def served() -> tuple[list[Served], int]:
 
 def test_every_step_of_a_run_is_found() -> None:
     requests, count = served()
-    stretches, misplaced = told(requests, cast("OperatorLatency", Tenth()))
+    stretches, misplaced = told(requests, cast("LatencyModel", Tenth()))
     assert misplaced == 0
     assert sum(len(s.steps) for s in stretches) == count
     assert sum(s.seconds for s in stretches) == pytest.approx(
@@ -64,4 +64,4 @@ def test_every_step_of_a_run_is_found() -> None:
 def test_tokens_that_no_such_steps_could_have_made_are_counted() -> None:
     requests, _ = served()
     longer = [replace(r, output=r.output + 3 * (i == 2)) for i, r in enumerate(requests)]
-    assert told(longer, cast("OperatorLatency", Tenth()))[1] > 0
+    assert told(longer, cast("LatencyModel", Tenth()))[1] > 0

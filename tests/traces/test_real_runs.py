@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from simulator.simulation import simulate
@@ -93,6 +95,8 @@ def test_a_benchmark_says_how_the_engine_was_run(tmp_path):
     [
         (SERVED[0] | {"first_token_ts": None}, "first_token_ts"),
         (SERVED[0] | {"last_token_ts": 1.0}, "in this order"),
+        (SERVED[0] | {"arrival_time": float("nan")}, "NaN is not JSON"),
+        (SERVED[0] | {"last_token_ts": float("inf")}, "Infinity is not JSON"),
         ({k: v for k, v in SERVED[0].items() if k != "queued_ts"}, "queued_ts"),
         (SERVED[0] | {"input_toks": 6}, "6 prompt and 3 output tokens"),
     ],
@@ -102,6 +106,22 @@ def test_a_bad_row_is_an_error_with_file_and_line(tmp_path, row, field):
         read_real_run(bench_folder(tmp_path, [row, SERVED[1]]))
     assert caught.value.line == 1
     assert "requests.jsonl.gz" in str(caught.value)
+
+
+def test_an_instant_beyond_all_numbers_is_an_error(tmp_path):
+    folder = bench_folder(tmp_path)
+    file = folder / "vllm" / "requests.jsonl.gz"
+    text = gzip.decompress(file.read_bytes()).decode().replace("1000.5", "1e999")
+    file.write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(TraceError, match=r"line 2: field 'arrival_time': found Infinity"):
+        read_real_run(folder)
+
+
+def test_a_request_that_is_there_twice_is_an_error_with_its_line(tmp_path):
+    twice = [SERVED[0], SERVED[1] | {"request_id": "bench-0"}]
+    with pytest.raises(TraceError, match=r"request_id.*'bench-0', as row 1 has it") as caught:
+        read_real_run(bench_folder(tmp_path, twice))
+    assert caught.value.line == 2
 
 
 def test_a_workload_that_is_not_there_is_asked_for(tmp_path):
@@ -157,6 +177,28 @@ def test_results_without_times_of_requests_say_how_to_get_them(tmp_path):
     bare = {k: v for k, v in BENCH.items() if k != "itls"}
     with pytest.raises(TraceError, match=r"itls.*--save-detailed.*--output-details"):
         read_real_run(write(tmp_path, json.dumps(bare)))
+
+
+def test_answers_of_several_tokens_and_no_time_between_have_no_known_end(tmp_path):
+    bare = BENCH | {"output_lens": [3, 0, 1], "itls": [[], [], []]}
+    run = read_real_run(write(tmp_path, json.dumps(bare)))
+    assert [r.e2e_ns for r in run.requests] == [None, 250_000_000]
+    assert np.isnan(run.latency("tpot")).all()
+    assert any("1 requests with several tokens and no time between" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"ttfts": [float("nan"), 0.0, 0.25]}, "NaN is not JSON"),
+        ({"ttfts": [-0.5, 0.0, 0.25]}, r"ttfts\[0\].*-0.5"),
+        ({"itls": [[0.1, -0.2], [], [0.05]]}, r"itls\[0\].*-0.2"),
+        ({"start_times": [100.0, 100.0, float("inf")]}, "Infinity is not JSON"),
+    ],
+)
+def test_times_of_a_result_that_are_none_are_named(tmp_path, wrong, field):
+    with pytest.raises(TraceError, match=field):
+        read_real_run(write(tmp_path, json.dumps(BENCH | wrong)))
 
 
 def test_one_of_several_results_of_a_file_is_chosen_by_its_line(tmp_path):
@@ -231,6 +273,26 @@ def test_a_wrong_unit_is_named_with_its_line(tmp_path):
     with pytest.raises(TraceError, match=r"time_to_first_token.unit.*parsecs.*ms") as caught:
         read_real_run(path)
     assert caught.value.line == 2
+
+
+def test_a_first_token_after_the_last_is_named_with_its_request(tmp_path):
+    bad = json.loads(aiperf_line(1, 5))
+    bad["metrics"]["time_to_first_token"]["value"] = 400.0
+    path = write(tmp_path, json.dumps(bad), "profile_export.jsonl")
+    with pytest.raises(TraceError, match="request 'id-1' with its last token after 300000000 ns"):
+        read_real_run(path)
+
+
+def test_a_finished_request_without_its_times_is_named(tmp_path):
+    work = generate("mooncake-conversation", n=5, seed=3)
+    simulate(work, out=tmp_path / "run")
+    file = tmp_path / "run" / "requests.parquet"
+    table = pq.read_table(file)
+    first = table.column_names.index("first_token_ns")
+    values = [None, *table["first_token_ns"].to_pylist()[1:]]
+    pq.write_table(table.set_column(first, "first_token_ns", pa.array(values, pa.int64())), file)
+    with pytest.raises(TraceError, match="that ended without first_token_ns"):
+        read_real_run(tmp_path / "run")
 
 
 def test_a_run_folder_gives_back_what_was_served(tmp_path):

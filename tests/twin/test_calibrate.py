@@ -56,6 +56,13 @@ def test_the_same_records_give_the_same_files(twin, run):
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
+def test_a_run_given_twice_is_one_message(twin, run):
+    result = twin("calibrate", run, run, "--out", "p.json")
+    assert result.exit_code == 2
+    assert "have the same steps, to the nanosecond: give each run once" in result.stderr
+    assert not Path("p.json").exists()
+
+
 def test_json_is_all_that_stdout_gets(twin, run):
     result = twin("calibrate", run, "--out", "p.json", "--json", "--no-plot", "--hold-out", 4)
     assert "every 4th step" in json.loads(result.stdout)["errors"]

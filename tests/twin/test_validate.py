@@ -95,6 +95,20 @@ def test_repeats_and_another_policy(twin, trace):
     )
 
 
+def test_a_repeat_that_was_cut_short_is_no_repeat(twin, trace):
+    for name in ("one", "two"):
+        served(twin, trace, name)
+    table = pq.read_table("two/requests.parquet")
+    pq.write_table(table.slice(1), "two/requests.parquet")
+    result = twin("validate", "one", "two", "--out", "checked")
+    assert result.exit_code == 2
+    assert "two is no repeat of one: it did not answer request" in result.stderr
+    again = twin("validate", "one", "one", "--out", "checked")
+    assert again.exit_code == 2
+    assert "one is given twice" in again.stderr
+    assert not Path("checked").exists()
+
+
 def test_a_bench_result_needs_a_device(twin):
     Path("result.json").write_text(
         json.dumps(

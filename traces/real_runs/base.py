@@ -7,10 +7,13 @@ those of arrival from the first request's.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from traces.errors import TraceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,6 +149,21 @@ class RealRun:
         """Of the requests that were answered."""
         return tuple(request.id for request in self.requests)
 
+    def __post_init__(self) -> None:
+        """Check what holds of any run, whoever wrote it.
+
+        Raises:
+            TraceError: names the run and the request.
+        """
+        if len(set(self.ids)) < len(self.requests):
+            name, times = Counter(self.ids).most_common(1)[0]
+            raise TraceError(self.path, f"{times} requests {name!r}", "each by a name of its own")
+        for request in self.requests:
+            wrong = _wrong(request)
+            if wrong:
+                found, expected = wrong
+                raise TraceError(self.path, f"request {request.id!r} with {found}", expected)
+
     def latency(self, name: str) -> NDArray[np.float64]:
         """One latency of each request: nanoseconds, float64 of shape (n,), NaN where not known.
 
@@ -169,6 +187,23 @@ class RealRun:
                 known = [np.array(r.itl_ns, np.float64) for r in self.requests if r.itl_ns]
                 return np.concatenate(known) if known else np.zeros(0)
         raise ValueError(f"unknown latency {name!r}; known are {', '.join(LATENCIES)}")
+
+
+def _wrong(request: RealRequest) -> tuple[str, str] | None:
+    """What of a request cannot be, and what could."""
+    if request.prompt_tokens < 1 or request.output_tokens < 1:
+        found = f"{request.prompt_tokens} prompt and {request.output_tokens} output tokens"
+        return found, "one of each at least"
+    if request.arrival_ns is not None and request.arrival_ns < 0:
+        return f"an arrival {-request.arrival_ns} ns before the first", "none before it"
+    first, last = request.ttft_ns, request.e2e_ns
+    if first is not None and first < 0:
+        return f"its first token {-first} ns before it arrived", "it after that"
+    if last is not None and last < (first or 0):
+        return f"its last token after {last} ns, the first after {first or 0}", "them in this order"
+    if request.itl_ns is not None and min(request.itl_ns, default=0) < 0:
+        return f"{min(request.itl_ns)} ns between two tokens", "0 or more"
+    return None
 
 
 def _filled(values: Sequence[int | None]) -> NDArray[np.float64]:

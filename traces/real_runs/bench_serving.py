@@ -98,7 +98,7 @@ def _read(path: Path, row: Row, workload: str | Path | None) -> RealRun:
         raise RowError(f"{len(outputs)} values", f"{n}, as input_lens has", field="output_lens")
     notes: list[str] = []
     begun = None if starts is None else min(_seconds(s, "start_times") for s in starts)
-    kept = []
+    kept, unknown_ends = [], 0
     for i in range(n):
         if errors[i] or not outputs[i] or not prompts[i]:
             continue
@@ -106,15 +106,30 @@ def _read(path: Path, row: Row, workload: str | Path | None) -> RealRun:
         if not isinstance(gaps, list):
             raise RowError(shown(gaps), "a list of seconds for each request", field="itls")
         itl = tuple(time_ns(gap, f"itls[{i}]", "s") for gap in gaps)
+        whole = bool(itl) or outputs[i] == 1
+        unknown_ends += not whole
         ttft = time_ns(ttfts[i], f"ttfts[{i}]", "s")
         arrival = None
         if starts is not None and begun is not None:
             arrival = round((_seconds(starts[i], "start_times") - begun) * NS_PER_S)
         kept.append(
-            RealRequest(f"r{i:06d}", prompts[i], outputs[i], arrival, ttft, ttft + sum(itl), itl)
+            RealRequest(
+                f"r{i:06d}",
+                prompts[i],
+                outputs[i],
+                arrival,
+                ttft,
+                ttft + sum(itl) if whole else None,
+                itl if whole else None,
+            )
         )
     if not kept:
         raise RowError("no request that was answered", "at least one", field="output_lens")
+    if unknown_ends:
+        notes.append(
+            f"{unknown_ends:,} requests with several tokens and no time between them: when they ended is "
+            "not known"
+        )
     limit = row.get("max_concurrency")
     concurrency = limit if isinstance(limit, int) and limit > 0 else None
     if starts is None:

@@ -13,13 +13,14 @@ import csv
 import gzip
 import io
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from traces.errors import RowError, TraceError
-from traces.readers.fields import Row, integer, json_row, length, required, string
+from traces.readers.fields import Row, integer, json_row, length, name_of, required, string
 from traces.readers.lines import TraceLines
 from traces.readers.read import read_trace
 from traces.real_runs.base import EngineSettings, RealRequest, RealRun, RealSeries
@@ -55,7 +56,17 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
     meta = _meta(folder)
     work = read_trace(workload or _workload(folder, meta), format="llmservingsim")
     source = TraceLines(requests_file)
-    rows = [row for _, row in source.rows(iter(source), _row)]
+    rows, named = [], dict[str, int]()
+    for place, (row, name) in source.rows(iter(source), _row):
+        if name is not None and named.setdefault(name, place) != place:
+            raise TraceError(
+                requests_file,
+                f"{name!r}, as row {named[name] + 1} has it",
+                "each request once",
+                line=place + 1,
+                field="request_id",
+            )
+        rows.append(row)
     if len(rows) != len(work):
         raise TraceError(
             requests_file, f"{len(rows)} requests", f"{len(work)}, as its workload {work.name} has"
@@ -140,12 +151,16 @@ def _workload(folder: Path, meta: Row) -> Path:
     )
 
 
-def _row(line: str) -> tuple[float, float, float, float, int, int]:
+_Row = tuple[float, float, float, float, int, int]
+
+
+def _row(line: str) -> tuple[_Row, str | None]:
+    """Arrival, instants and lengths of a request, and its name if it has one."""
     row = json_row(line)
 
     def instant(field: str) -> float:
         value = required(row, field, "seconds")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise RowError(json.dumps(value), "seconds, a number", field=field)
         return float(value)
 
@@ -157,7 +172,8 @@ def _row(line: str) -> tuple[float, float, float, float, int, int]:
         )
     prompt = length(required(row, "input_toks", "a number of tokens"), "input_toks")
     output = length(required(row, "output_toks", "a number of tokens"), "output_toks")
-    return arrival, queued, first, last, prompt, output
+    name = None if row.get("request_id") is None else name_of(row["request_id"], "request_id")
+    return (arrival, queued, first, last, prompt, output), name
 
 
 def _settings(folder: Path, meta: Row) -> EngineSettings:

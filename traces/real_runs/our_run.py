@@ -58,6 +58,10 @@ def from_run(run: Run, path: Path, workload: str | Path | Workload | None = None
     if not len(done):
         raise TraceError(path, "no request that ended", "at least one")
     first = int(run.requests["arrival_ns"].min())
+    for column in ("first_token_ns", "finish_ns"):
+        if done[column].isna().any():
+            name = done["id"][done[column].isna()].iloc[0]
+            raise TraceError(path, f"request {name!r} that ended without {column}", "its time")
     requests = tuple(_request(row, first) for row in done.to_dict("records"))
     closed = run.manifest.get("config", {}).get("workload", {}).get("concurrency")
     concurrency = closed if isinstance(closed, int) else None

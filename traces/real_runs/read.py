@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traces.errors import TraceError
-from traces.readers.fields import row_keys
+from traces.errors import RowError, TraceError
+from traces.readers.fields import json_row, row_keys
 from traces.readers.lines import TraceLines
 from traces.real_runs.aiperf import is_aiperf, read_aiperf
 from traces.real_runs.bench_serving import is_bench_serving, read_bench_serving
@@ -49,14 +49,28 @@ def read_real_run(
     head = TraceLines(path).head()
     if not head:
         raise TraceError(path, "an empty file", expected)
-    keys = row_keys(head[0][1])
+    number, first = head[0]
+    keys = row_keys(first)
     if is_aiperf(keys):
         return read_aiperf(path, workload)
-    if is_bench_serving(keys or _keys(path)):
+    if is_bench_serving(keys or _keys(path, number, first)):
         return read_bench_serving(path, workload, line)
-    raise TraceError(path, "a file of another kind", expected, line=head[0][0])
+    raise TraceError(path, "a file of another kind", expected, line=number)
 
 
-def _keys(path: Path) -> frozenset[str]:
-    """The keys of a JSON object that is spread over lines."""
-    return row_keys("\n".join(text for _, text in TraceLines(path)))
+def _keys(path: Path, number: int, first: str) -> frozenset[str]:
+    """The keys of a JSON object that is spread over lines.
+
+    Raises:
+        TraceError: where the file begins as one and is none.
+    """
+    text = "\n".join(text for _, text in TraceLines(path))
+    keys = row_keys(text)
+    if not keys and first.startswith("{"):
+        alone = first.endswith("}")
+        try:
+            json_row(first if alone else text)
+        except RowError as error:
+            line = number if alone else None
+            raise TraceError(path, error.found, "a well-formed JSON object", line=line) from None
+    return keys

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ import pytest
 from simulator import simulate
 from simulator.calibration import CalibrationError
 from simulator.calibration.fitting import calibrate
+from simulator.calibration.profile import CalibratedProfile
 from simulator.calibration.steps import PHASES, Steps
 from tests.simulator.calibration.truth import recorded, work
 from traces import Run, SyntheticTokens, TraceRequest, Workload
 from traces.records import RecordError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,89 @@ def test_times_that_go_backwards(run: Run, column: str, said: str) -> None:
         calibrate([changed(run, **{column: values})])
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"decode_requests": -3}, "has decode_requests -3; expected no less than 0"),
+        ({"host_schedule_ns": -1}, "has host_schedule_ns -1; expected no less than 0"),
+        ({"waiting": -1}, "has waiting -1; expected no less than 0"),
+        (
+            {"prefill_requests": 0, "prefill_tokens": 7, "cached_tokens": 0},
+            "has prefill_requests 0, prefill_tokens 7; expected one new token a prefill row",
+        ),
+        ({"prefill_requests": 2, "prefill_tokens": 0}, "has prefill_requests 2, prefill_tokens 0"),
+        (
+            {"prefill_requests": 0, "prefill_tokens": 0, "cached_tokens": 9},
+            "has prefill_requests 0, cached_tokens 9; expected no cached tokens without",
+        ),
+        (
+            {"kv_tokens_read": 0, "query_kv_product": 0},
+            "has decode_requests .*; expected KV read beyond that of prefill rows",
+        ),
+        ({"query_kv_product": 0}, "has query_kv_product 0, kv_tokens_read"),
+        ({"iteration": 1}, "has iteration 1; expected one above that of the step before"),
+    ],
+)
+def test_steps_that_there_cannot_be(run: Run, columns: dict[str, int], said: str) -> None:
+    table = run.arrow("steps")
+    at = int(np.flatnonzero(table["decode_requests"].to_numpy())[30])
+    values = {}
+    for name, value in columns.items():
+        values[name] = table[name].to_numpy().copy()
+        values[name][at] = value
+    with pytest.raises(CalibrationError, match=rf"1 steps that cannot be: iteration \d+ {said}"):
+        calibrate([changed(run, **values)])
+
+
+def test_values_that_are_not_there(run: Run) -> None:
+    ends = run.arrow("steps")["end_ns"].to_pylist()
+    ends[7] = None
+    with pytest.raises(CalibrationError, match="1 steps without end_ns"):
+        calibrate([changed(run, end_ns=ends)])
+
+
+def test_steps_that_took_no_time(run: Run) -> None:
+    table = run.arrow("steps")
+    ends = table["end_ns"].to_numpy().copy()
+    ends[20] = table["start_ns"].to_numpy()[20]
+    with pytest.raises(
+        CalibrationError, match=r"1 steps with a batch took no time .* iteration 21;"
+    ):
+        calibrate([changed(run, end_ns=ends)])
+
+
+def test_a_run_given_twice_counts_once_or_not_at_all(run: Run) -> None:
+    with pytest.raises(CalibrationError, match=r"run \(1\) and run \(2\) have the same steps"):
+        calibrate([run, changed(run)])
+    copy = changed(run, {"name": "copy", "versions": {"schedtwin": "9"}})
+    with pytest.raises(CalibrationError, match="run and copy have the same steps"):
+        calibrate([run, copy])
+
+
+def test_ranks_in_one_table_are_not_taken_for_one_engine(run: Run) -> None:
+    with pytest.raises(CalibrationError, match="is of 2 ranks"):
+        calibrate([changed(run, {"ranks": 2})])
+
+
+def test_a_profile_is_held_to_what_a_calibration_writes(run: Run, tmp_path: Path) -> None:
+    made = calibrate([run]).profile.model_dump(mode="json")
+    path = tmp_path / "profile.json"
+    for place, value, said in (
+        (("ranges", "tokens"), [9, 3], "range of tokens is from 9 to 3"),
+        (
+            ("latency", "fixed_ns"),
+            float("inf"),
+            r"latency\.fixed_ns: Input should be a finite number",
+        ),
+        (("latency", "sampled_ns"), -1.0, r"latency\.sampled_ns: .*greater than or equal to 0"),
+    ):
+        wrong = json.loads(json.dumps(made))
+        wrong[place[0]][place[1]] = value
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=said):
+            CalibratedProfile.load(path)
+
+
 def test_runs_that_do_not_belong_together(run: Run) -> None:
     hardware = run.manifest["hardware"]
     for what, other in (("device", "NVIDIA L40S"), ("model", "Qwen/Qwen3-4B")):
@@ -89,7 +177,7 @@ def test_one_batch_size_only_is_told() -> None:
 def test_an_unfinished_run_and_other_versions_are_told(run: Run) -> None:
     cut = changed(run, {"status": "interrupted", "name": "cut"})
     assert "run cut is interrupted: up to there" in calibrate([cut]).profile.approximations
-    newer = changed(run, {"versions": {"schedtwin": "9"}})
+    newer = changed(recorded(work(2, 20, rate=8)), {"versions": {"schedtwin": "9"}})
     assert any("different versions" in a for a in calibrate([run, newer]).profile.approximations)
 
 

@@ -12,22 +12,28 @@ import pytest
 from policies.config import ConfigError
 from policies.model_shape import ModelShape
 from simulator.calibration.steps import Steps
+from simulator.config import Plan
 from simulator.devices import Device
 from simulator.operators.shards import Parallel
-from simulator.simulation import simulate
+from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
-from simulator.validation.replay import link_of, replay
+from simulator.validation.replay import latency_section, link_of, replay
 from simulator.validation.retime import retimed
 from simulator.validation.series import series
 from simulator.validation.setup import kv_tokens, setup_of
 from simulator.validation.spread import check_repeats, spreads
+from simulator.validation.validate import Question, validate
+from traces.errors import TraceError
 from traces.generate import generate
+from traces.real_runs import read_real_run
 from traces.real_runs.base import EngineSettings, RealRequest, RealRun
 from traces.real_runs.our_run import from_run
+from traces.records.run import Run
 
 MS = 1_000_000
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "gpu" / "llmservingsim"
 RECORDS = ("requests", "steps", "tokens", "decisions")
 TRUTH = {
     "preset": "vllm",
@@ -209,9 +215,101 @@ def test_repeats_tell_the_real_system_s_own_spread():
     assert ttft.spread == pytest.approx(1 / 11)
     with pytest.raises(ValueError, match="two or more"):
         spreads([figures(one, two)])
-    changed = replace(two, requests=(replace(two.requests[0], prompt_tokens=1),))
-    with pytest.raises(ValueError, match="no repeat"):
+
+
+def test_runs_that_are_no_repeats_are_named_with_the_request():
+    one, two = real([(10, 110)] * 8, "one"), real([(12, 112)] * 8, "two")
+    assert check_repeats([one, two]) == []
+    changed = replace(two, requests=(replace(two.requests[0], prompt_tokens=1), *two.requests[1:]))
+    with pytest.raises(
+        ValueError, match=r"two is no repeat of one: request .* has 1 prompt tokens"
+    ):
         check_repeats([one, changed])
+    with pytest.raises(
+        ValueError, match="two is no repeat of one: it did not answer request r000007;"
+    ):
+        check_repeats([one, replace(two, requests=two.requests[:7])])
+    names = "r000001, r000002, r000003, r000004, r000005 and 2 more"
+    with pytest.raises(ValueError, match=f"did not answer 7 requests: {names}"):
+        check_repeats([one, replace(two, requests=two.requests[:1])])
+    with pytest.raises(ValueError, match="there it is not"):
+        check_repeats([replace(one, requests=one.requests[:7]), two])
+
+
+def test_runs_that_were_served_otherwise_are_no_repeats(served):
+    one, two = real([(10, 110)], "one"), real([(12, 112)], "two")
+    engine = EngineSettings("vllm", device="RTX4090", kv_tokens=1000)
+    also = replace(engine, kv_tokens=1001)
+    assert check_repeats([replace(one, engine=engine), replace(two, engine=also)]) == []
+    with pytest.raises(ValueError, match="its device is 'L40S', there 'RTX4090'"):
+        check_repeats(
+            [replace(one, engine=engine), replace(two, engine=replace(also, device="L40S"))]
+        )
+    run = served.run
+    policy = {**run.manifest["config"]["policy"], "order": "random"}
+    manifest = {**run.manifest, "config": {**run.manifest["config"], "policy": policy}}
+    other = replace(served, path=Path("other"), run=Run(manifest, tables={}))
+    with pytest.raises(ValueError, match=r"its policy\.order is 'random', there 'fcfs'.*--other"):
+        check_repeats([served, other])
+
+
+def test_a_run_is_no_repeat_of_itself(tmp_path):
+    one = real([(10, 110)] * 3, "one")
+    with pytest.raises(ValueError, match="one is given twice"):
+        check_repeats([one, real([(12, 112)] * 3, "two"), replace(one, path=Path("./two/../one"))])
+    assert "has the times of one" in check_repeats([one, replace(one, path=Path("copy"))])[0]
+
+
+def test_another_policy_has_to_be_of_the_same_requests(served, tmp_path):
+    asked = Question()
+    with pytest.raises(ValueError, match="is also the run under another policy"):
+        validate([served], asked, tmp_path, other=(served, asked))
+    first = replace(served.requests[0], prompt_tokens=1)
+    other = replace(served, path=Path("other"), requests=(first, *served.requests[1:]))
+    with pytest.raises(ValueError, match="other is not of the same requests as served"):
+        validate([served], asked, tmp_path, other=(other, asked))
+    fewer = replace(served, path=Path("other"), requests=served.requests[:-1])
+    made = validate([served], asked, tmp_path, other=(fewer, asked), causes=False)
+    last = served.requests[-1].id
+    assert f"left out of the answers: request {last}, which other did not answer" in (
+        made.repeats[0].notes
+    )
+
+
+def test_settings_of_another_engine_do_not_stand_in():
+    engine = EngineSettings("vllm", model="meta-llama/Llama-3.1-8B", device="RTXPRO6000")
+    run = replace(real([(1, 2)]), engine=engine)
+    with pytest.raises(ConfigError, match="was run on sglang: its settings cannot stand in"):
+        setup_of(run, like=replace(run, engine=EngineSettings("sglang")))
+    with pytest.raises(ConfigError, match="nobody knows what"):
+        setup_of(run, like=replace(run, engine=None))
+
+
+def test_a_profile_of_another_model_is_an_error(served, tmp_path):
+    (tmp_path / "meta.yaml").write_text("model: meta-llama/Llama-3.1-8B\n")
+    setup = setup_of(served)
+    with pytest.raises(ConfigError, match=r"it is of model meta-llama/.*config's is Qwen/Qwen3-8B"):
+        latency_section(tmp_path, setup, served, tmp_path / "keep.json")
+    (tmp_path / "meta.yaml").write_text("model: [unclosed\n")
+    with pytest.raises(ConfigError, match=r"meta\.yaml cannot be read"):
+        latency_section(tmp_path, setup, served, tmp_path / "keep.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ttft_ns": -5}, "its first token 5 ns before it arrived"),
+        ({"ttft_ns": 30, "e2e_ns": 20}, "its last token after 20 ns, the first after 30"),
+        ({"output_tokens": 0}, "0 output tokens"),
+        ({"arrival_ns": -1}, "an arrival 1 ns before the first"),
+        ({"itl_ns": (3, -2)}, "-2 ns between two tokens"),
+        ({"id": "r000000"}, "2 requests 'r000000'"),
+    ],
+)
+def test_requests_that_no_engine_served(changes, said):
+    run = real([(10, 110)] * 3)
+    with pytest.raises(TraceError, match=said):
+        replace(run, requests=(*run.requests[:2], replace(run.requests[2], **changes)))
 
 
 def test_an_answer_holds_where_sign_and_size_agree():
@@ -235,3 +333,20 @@ def test_errors_of_nothing_are_no_number():
     found = figures(real([(0, 0)]), real([(1, 1)]))
     assert math.isnan(found.of("ttft").error)
     assert found.of("ttft").to_dict()["error"] is None
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark runs are not here")
+def test_a_profile_of_another_device_is_an_error_wherever_it_is_named_from(tmp_path, monkeypatch):
+    run = read_real_run(SHARED / "bench" / "examples" / "RTX4090" / "Llama-3.1-8B")
+    setup = setup_of(run)
+
+    def planned(gpu: str) -> Plan:
+        monkeypatch.chdir(
+            SHARED / "profiler" / "perf" / gpu / "meta-llama" / "Llama-3.1-8B" / "bf16"
+        )
+        section = latency_section(".", setup, run, tmp_path / f"{gpu}.json")
+        return Plan.of(as_config({**setup.config, "latency": section}))
+
+    assert not any("measured on" in text for text in planned("RTX4090").approximations)
+    with pytest.raises(ConfigError, match=r"measured on RTXPRO6000, the config's device is rtx"):
+        planned("RTXPRO6000")
