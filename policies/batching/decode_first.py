@@ -49,6 +49,7 @@ class DecodeFirst(Batching):
         enable_chunked_prefill: whether a waiting request may be admitted with part of its tokens.
         scheduler_reserve_full_isl: admit only what would fit whole, chunked or not.
         watermark: share of the blocks kept free when admitting beside running requests.
+        reuse_unhashed_first: reuse freed blocks without contents before others; vLLM 0.19 did not.
     """
 
     caches = ("blocks", "none")
@@ -64,6 +65,7 @@ class DecodeFirst(Batching):
         enable_chunked_prefill: bool = True,
         scheduler_reserve_full_isl: bool = True,
         watermark: float = 0.0,
+        reuse_unhashed_first: bool = True,
     ) -> None:
         for name, value, least in (
             ("max_num_batched_tokens", max_num_batched_tokens, 1),
@@ -81,6 +83,7 @@ class DecodeFirst(Batching):
         self.chunked = enable_chunked_prefill
         self.reserve_whole = scheduler_reserve_full_isl
         self.watermark = watermark
+        self.unhashed_first = reuse_unhashed_first
         self.active: dict[Request, None] = {}  # running in vLLM's sense, in order of admission
         self.announced: list[Request] = []  # ends that the last planning took note of
         self._unannounced: list[Request] = []
@@ -108,8 +111,10 @@ class DecodeFirst(Batching):
         """See `Batching.make_memory`. Blocks always have numbers: their order decides reuse."""
         if pool is not None:
             raise TypeError("decode-first numbers its own blocks; give it no pool")
-        caching = config.cache == "blocks"
-        self.kv = BlockMemory(capacity, config.page_size, rows, caching=caching)
+        caching, first = config.cache == "blocks", self.unhashed_first
+        self.kv = BlockMemory(
+            capacity, config.page_size, rows, caching=caching, unhashed_first=first
+        )
         return self.kv
 
     def make_intake(self, config: PolicyConfig, capacity: int) -> ContextIntake:
@@ -346,7 +351,7 @@ class DecodeFirst(Batching):
         """See `Batching.commit`. A token for a request preempted meanwhile counts all the same."""
         sampled, ends, dropped = outcome_of(s, batch, stops)
         for request in sampled:
-            self._note_creation(request)
+            self.kv.note_creation(request)
         self._settle(s, ends)
         return tuple(dropped)
 
@@ -365,12 +370,6 @@ class DecodeFirst(Batching):
             elif s.overlapped:
                 self.kv.register(request, request.seq_len - 1)
             s.finish(request, ends[request])
-
-    def _note_creation(self, request: Request) -> None:
-        """At a request's first output: how many prompt tokens it was the one to enter."""
-        if request.output_len == 1:
-            entered = min(request.registered * self.kv.page_size, request.prompt_len)
-            request.cache_creation_tokens = max(0, entered - request.cached_tokens)
 
     # -- ends ---------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ PRESET: dict[str, Any] = {
             "enable_chunked_prefill": True,
             "scheduler_reserve_full_isl": True,
             "watermark": 0.0,
+            "reuse_unhashed_first": True,
         },
         "overlap": "overlapped",
         "page_size": 16,
@@ -115,6 +116,9 @@ OPTIONS = {
     f"{_OPTION}enable_chunked_prefill": Option("--no-enable-chunked-prefill", if_off),
     f"{_OPTION}scheduler_reserve_full_isl": Option("--no-scheduler-reserve-full-isl", if_off),
     f"{_OPTION}watermark": Option("--watermark", value_of),
+    f"{_OPTION}reuse_unhashed_first": Option(
+        "", never, "vLLM 0.32 reuses blocks without contents first; 0.19 did not"
+    ),
     "policy.overlap": Option("--no-async-scheduling", named({"serial": ""})),
     "policy.page_size": Option(
         "--block-size", _block_size, "vLLM's attention kernels take blocks of 16, 32, ... tokens"

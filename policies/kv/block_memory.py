@@ -36,13 +36,23 @@ class BlockMemory:
         block_size: tokens a block.
         rows: requests that may hold KV at once.
         caching: whether blocks can be found again.
+        unhashed_first: see `BlockPool`.
     """
 
-    def __init__(self, capacity: int, block_size: int, rows: int, *, caching: bool) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        block_size: int,
+        rows: int,
+        *,
+        caching: bool,
+        unhashed_first: bool = True,
+    ) -> None:
         self.page_size = block_size
         self.capacity = capacity // block_size * block_size
         self.rows = rows
-        self.pool = BlockPool(capacity // block_size, caching=caching)
+        blocks = capacity // block_size
+        self.pool = BlockPool(blocks, caching=caching, unhashed_first=unhashed_first)
         self._free_rows = list(range(rows, 0, -1))
         self._contents = Contents(block_size)
         self._chains: dict[Request, Chain] = {}
@@ -142,6 +152,12 @@ class BlockMemory:
         """Let only a request's first `blocks` blocks be found: the rest was never computed."""
         self.pool.forget(np.array(request.blocks[blocks : request.registered], dtype=np.int64))
         request.registered = min(request.registered, blocks)
+
+    def note_creation(self, request: Request) -> None:
+        """At a request's first output: how many prompt tokens it was the one to enter."""
+        if request.output_len == 1:
+            entered = min(request.registered * self.page_size, request.prompt_len)
+            request.cache_creation_tokens = max(0, entered - request.cached_tokens)
 
     def finish(self, request: Request) -> None:
         """Let go of everything a request holds; what can be found stays so until it is reused."""

@@ -33,11 +33,13 @@ class BlockPool:
     Args:
         blocks: usable blocks.
         caching: whether full blocks can be found by their contents.
+        unhashed_first: whether freed blocks without contents go to the head; else to the tail, too.
     """
 
-    def __init__(self, blocks: int, *, caching: bool) -> None:
+    def __init__(self, blocks: int, *, caching: bool, unhashed_first: bool = True) -> None:
         self.blocks = blocks
         self.caching = caching
+        self.unhashed_first = unhashed_first
         self.findable = 0  # blocks that can be found by their contents
         self.reusable = 0  # those of them that nobody refers to
         self.evicted = 0  # blocks handed out that could still have been found, in all
@@ -172,9 +174,12 @@ class BlockPool:
         freed = blocks[np.logical_not(left)]
         findable = self._contents[freed].astype(np.bool_)
         kept = freed[findable]
-        if len(kept) < len(freed):
-            self._free.push_front(freed[np.logical_not(findable)])
-        self._free.append(kept)
+        if self.unhashed_first:
+            if len(kept) < len(freed):
+                self._free.push_front(freed[np.logical_not(findable)])
+            self._free.append(kept)
+        else:
+            self._free.append(freed)
         self.reusable += len(kept)
 
     def check(self, held: Iterable[Iterable[int]]) -> None:

@@ -6,6 +6,7 @@ derived; each is told as an assumption. Nothing here looks at how long anything 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # of a GPU's memory, for weights, activations and KV: vLLM's default up to 0.19, and SGLang's smallest
 MEMORY_SHARE = 0.9
 DEFAULT_MODEL = "Qwen/Qwen3-8B"
+# the last vLLM known to put freed blocks without contents to the tail of the queue; the preset's does not
+FREES_TO_THE_TAIL = (0, 19)
 # what one run knows of itself and no other can tell it
 OWN = (
     "engine",
@@ -106,21 +109,7 @@ def setup_of(
     shape = _model(model or engine.model, assumed)
     gpu = _device(device or engine.device)
     parallel, ranks = _split(engine, shape)
-    policy: dict[str, Any] = {}
-    if engine.max_running_requests is not None:
-        policy["max_running_requests"] = engine.max_running_requests
-    if engine.page_size is not None:
-        policy["page_size"] = engine.page_size
-    if engine.overlapped is not None:
-        policy["overlap"] = "overlapped" if engine.overlapped else "serial"
-    else:
-        assumed.append(Assumption("policy.overlap", "overlapped", "the engine's default"))
-    if engine.prefix_caching is False:
-        policy["cache"] = "none"
-    if engine.max_batched_tokens is not None:
-        key = "batching_options" if engine.engine == "vllm" else "chunked_prefill_size"
-        tokens = engine.max_batched_tokens
-        policy[key] = {"max_num_batched_tokens": tokens} if engine.engine == "vllm" else tokens
+    policy = _policy(engine, assumed)
     capacity = engine.kv_tokens
     if capacity is None:
         share = engine.memory_share or MEMORY_SHARE
@@ -142,6 +131,34 @@ def setup_of(
     if run.concurrency is not None:
         sections["workload"] = {"loop": "closed", "concurrency": run.concurrency}
     return Setup(sections, shape, parallel, ranks, tuple(assumed))
+
+
+def _policy(engine: EngineSettings, assumed: list[Assumption]) -> dict[str, Any]:
+    """Section `policy`, but for the context limit: what an engine was set to."""
+    policy: dict[str, Any] = {}
+    if engine.max_running_requests is not None:
+        policy["max_running_requests"] = engine.max_running_requests
+    if engine.page_size is not None:
+        policy["page_size"] = engine.page_size
+    if engine.overlapped is not None:
+        policy["overlap"] = "overlapped" if engine.overlapped else "serial"
+    else:
+        assumed.append(Assumption("policy.overlap", "overlapped", "the engine's default"))
+    if engine.prefix_caching is False:
+        policy["cache"] = "none"
+    if engine.max_batched_tokens is not None:
+        key = "batching_options" if engine.engine == "vllm" else "chunked_prefill_size"
+        tokens = engine.max_batched_tokens
+        policy[key] = {"max_num_batched_tokens": tokens} if engine.engine == "vllm" else tokens
+    if engine.engine == "vllm" and _until(engine.version, FREES_TO_THE_TAIL):
+        policy.setdefault("batching_options", {})["reuse_unhashed_first"] = False
+    return policy
+
+
+def _until(version: str | None, last: tuple[int, int]) -> bool:
+    """Whether a version is known and no later than that, by its first two numbers."""
+    found = re.match(r"(\d+)\.(\d+)", version or "")
+    return found is not None and (int(found[1]), int(found[2])) <= last
 
 
 def _as_recorded(run: RealRun, model: str | None, device: str | None) -> Setup:

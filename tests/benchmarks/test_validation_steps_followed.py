@@ -17,10 +17,6 @@ from benchmarks.validation_steps.followed import (
     same_memory,
     stretches,
 )
-from benchmarks.validation_steps.vllm_019 import NAME, TailPool
-from policies.batching.decode_first import DecodeFirst
-from policies.kv.blocks import BlockPool
-from policies.scheduler import Scheduler
 from simulator.config import Plan
 from simulator.host import HostModel
 from simulator.simulation import as_config
@@ -94,13 +90,6 @@ def test_other_rules_are_noticed(work: Workload, real: Followed, other: Callable
     assert len(stretches(found, where)) < len(where.instants) - 1
 
 
-def test_what_an_older_engine_does_otherwise_is_a_batching_by_name(work: Workload) -> None:
-    scheduler = Scheduler(plan(batching=NAME).policy, CAPACITY)
-    assert isinstance(scheduler.batching, DecodeFirst)
-    assert isinstance(scheduler.batching.kv.pool, TailPool)
-    assert len(follow(work, plan(batching=NAME)).run.requests) == len(work)
-
-
 def test_as_full_as_the_run_to_the_token(work: Workload, real: Followed) -> None:
     steps = real.run.steps
     chosen = slice(5, len(steps), 7)
@@ -120,20 +109,6 @@ def test_only_the_first_launch_is_late() -> None:
     late = LateHost(host, 5_000)
     assert [late.launch_ns() - host.launch_ns() for _ in range(3)] == [5_000, 0, 0]
     assert late.commit_ns(3, 1) == host.commit_ns(3, 1)
-
-
-def test_blocks_return_to_the_tail_whatever_they_hold() -> None:
-    def freed(pool: BlockPool) -> list[int]:
-        pool.reach(3)
-        blocks, _ = pool.take(3)
-        pool.enter(blocks[:2], np.array([1, 2]))
-        pool.release(blocks)
-        assert pool.reusable == 2
-        pool.check([])
-        return [block for block, _ in pool.queue()]
-
-    assert freed(BlockPool(5, caching=True)) == [3, 4, 5, 2, 1]
-    assert freed(TailPool(5, caching=True)) == [4, 5, 3, 2, 1]
 
 
 def test_an_answer_begins_as_the_next_prompt_goes_on() -> None:

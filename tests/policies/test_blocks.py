@@ -335,3 +335,18 @@ def test_what_requests_held_and_asked_is_not_kept_for_good() -> None:
         memory.forget(request)
     assert memory._contents.top < 100
     assert not memory._chains
+
+
+def test_blocks_without_contents_return_to_the_head_or_with_all_others_to_the_tail() -> None:
+    def freed(*, unhashed_first: bool) -> list[int]:
+        pool = BlockPool(5, caching=True, unhashed_first=unhashed_first)
+        pool.reach(3)
+        blocks, _ = pool.take(3)
+        pool.enter(blocks[:2], np.array([1, 2]))
+        pool.release(blocks)
+        assert pool.reusable == 2
+        pool.check([])
+        return [block for block, _ in pool.queue()]
+
+    assert freed(unhashed_first=True) == [3, 4, 5, 2, 1]
+    assert freed(unhashed_first=False) == [4, 5, 3, 2, 1]

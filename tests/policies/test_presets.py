@@ -48,6 +48,7 @@ def test_vllms_defaults() -> None:
         "enable_chunked_prefill": True,
         "scheduler_reserve_full_isl": True,
         "watermark": 0.0,
+        "reuse_unhashed_first": True,
     }
     assert said("preset=vllm").kv.mem_fraction == 0.92
 
@@ -195,7 +196,7 @@ def test_an_engines_table_names_keys_that_there_are(name: str) -> None:
         ),
         (
             ["preset=vllm", "policy.batching_options.water=0.1"],
-            "'decode-first' has no option 'water'; it takes max_num_batched_tokens, .*watermark$",
+            "'decode-first' has no option 'water'; it takes max_num_batched_tokens, .*reuse_unhashed_first$",
         ),
         (
             [

@@ -101,6 +101,23 @@ def test_settings_that_a_run_does_not_say_are_told_as_assumptions():
     assert setup.config["policy"]["context_limit"] == 4096
 
 
+@pytest.mark.parametrize(
+    ("version", "older"), [("0.19.0", True), ("0.9.1rc2", True), ("0.32.0", False), (None, False)]
+)
+def test_older_engines_free_their_blocks_as_they_did(version, older):
+    engine = EngineSettings(
+        "vllm",
+        version=version,
+        model="meta-llama/Llama-3.1-8B",
+        device="RTX4090",
+        kv_tokens=1000,
+        max_batched_tokens=512,
+    )
+    options = setup_of(replace(real([(1, 2)]), engine=engine)).config["policy"]["batching_options"]
+    assert options["max_num_batched_tokens"] == 512
+    assert options.get("reuse_unhashed_first", True) is not older
+
+
 def test_models_and_devices_are_found_by_the_names_engines_write():
     engine = EngineSettings(
         "vllm",
