@@ -137,7 +137,7 @@ class LeapRows:
         none = np.zeros(len(requests), dtype=np.int64)
         return [
             np.repeat(np.array([block._iteration for block in blocks]), lengths) + ordinal,
-            np.full(len(requests), Mode.DECODE.value, dtype=object),
+            Mode.DECODE.value,
             launch_at[kept],
             start[kept],
             (start + device)[kept],

@@ -134,7 +134,7 @@ def test_long_prompts_are_flushed_before_rows_are_many(tmp_path, monkeypatch):
     writer.tokens("b", [1], [2])
     writer.maybe_flush()
     assert [file.name for file in (tmp_path / "run" / "parts").iterdir()] == [
-        "tokens-000000.parquet"
+        "tokens-000000.arrow"
     ]
 
 

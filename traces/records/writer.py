@@ -221,7 +221,7 @@ class RunWriter:
 
     def _chunks(self, folder: Path, name: str) -> Iterator[pa.Table]:
         table = self._tables[name]
-        yield from read_parts(part_files(folder, name), table.arrow_schema())
+        yield from read_parts(part_files(folder, name))
         if self._rows[name]:
             yield to_arrow(table, self._rows[name])
 
