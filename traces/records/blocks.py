@@ -52,7 +52,11 @@ class Places(NamedTuple):
 
     def together(self, ones: npt.NDArray[Any], many: npt.NDArray[Any] | int) -> npt.NDArray[Any]:
         """One column, of the type of `ones`, from the cells of single rows and those of blocks."""
-        column = np.empty(len(self.single) + len(self.in_blocks), ones.dtype)
+        import pyarrow as pa
+
+        # Arrow keeps what it was given by the system; numpy would be given new pages each time.
+        size = (len(self.single) + len(self.in_blocks)) * ones.itemsize
+        column = np.frombuffer(pa.allocate_buffer(size), ones.dtype)
         column[self.in_blocks] = many
         column[self.single] = ones
         return column

@@ -140,8 +140,8 @@ class RunWriter:
         Raises:
             RecordError: as `flush` does.
         """
-        full = any(len(rows) >= FLUSH_ROWS for rows in self._rows.values())
-        if full or self._in_blocks >= FLUSH_ROWS or self._held_tokens >= FLUSH_TOKENS:
+        most = max(self._in_blocks, *map(len, self._rows.values()))
+        if most >= FLUSH_ROWS or self._held_tokens >= FLUSH_TOKENS:
             self.flush()
 
     def flush(self) -> None:
