@@ -29,8 +29,8 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _MASK = 2**64 - 1
 # Keys of different kinds start in different places, so that block 7 is not text 7.
-_BLOCK_SALT = np.uint64(0x626C6F636B)
-_TEXT_SALT = np.uint64(0x74657874)
+_BLOCK_SALT = 0x626C6F636B
+_TEXT_SALT = 0x74657874
 _BYTES_PER_TOKEN = 4
 
 
@@ -155,7 +155,7 @@ class BlockTokens:
 
     def array(self) -> NDArray[np.int32]:
         """The ids: int32, shape (len,), read-only."""
-        keys = _mix((self.hash_ids.astype(np.uint64) ^ _BLOCK_SALT) * np.uint64(_GOLDEN))
+        keys = _mix((self.hash_ids.astype(np.uint64) ^ np.uint64(_BLOCK_SALT)) * np.uint64(_GOLDEN))
         # one row per block, each a SplitMix64 stream seeded with its hash
         state = keys[:, None] + _steps(self.block_size)[None, :]
         return _to_ids(state.reshape(-1)[: self.length], self.vocab_size)
@@ -166,7 +166,7 @@ class BlockTokens:
         first = start // size
         stop = min(stop, self.length)
         hashes = self.hash_ids[first : -(-stop // size)].astype(np.uint64)
-        keys = _mix((hashes ^ _BLOCK_SALT) * np.uint64(_GOLDEN))
+        keys = _mix((hashes ^ np.uint64(_BLOCK_SALT)) * np.uint64(_GOLDEN))
         if len(keys) == 1:
             low, high = start - first * size, stop - first * size
             return _to_ids(keys[0] + _steps(high, low), self.vocab_size)
@@ -178,7 +178,7 @@ class BlockTokens:
     def id_at(self, at: int) -> int:
         """See `Tokens.id_at`."""
         block, place = divmod(at, self.block_size)
-        key = (int(self.hash_ids[block]) ^ int(_BLOCK_SALT)) * _GOLDEN & _MASK
+        key = (int(self.hash_ids[block]) ^ _BLOCK_SALT) * _GOLDEN & _MASK
         return _id_at(_mixed(key), place, self.vocab_size)
 
     def shared(self, other: object) -> int:
@@ -239,12 +239,12 @@ class SyntheticTokens:
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
         """See `Tokens.ids`."""
-        seed = np.array([(self.key * _GOLDEN) & _MASK], dtype=np.uint64) ^ _TEXT_SALT
+        seed = np.array([(self.key * _GOLDEN & _MASK) ^ _TEXT_SALT], dtype=np.uint64)
         return _to_ids(_mix(seed) + _steps(min(stop, self.length), start), self.vocab_size)
 
     def id_at(self, at: int) -> int:
         """See `Tokens.id_at`."""
-        key = (self.key * _GOLDEN & _MASK) ^ int(_TEXT_SALT)
+        key = (self.key * _GOLDEN & _MASK) ^ _TEXT_SALT
         return _id_at(_mixed(key), at, self.vocab_size)
 
     def shared(self, other: object) -> int:
@@ -334,7 +334,7 @@ def text_tokens(text: str, vocab_size: int = VOCAB_SIZE) -> ExplicitTokens:
     content = text.encode("utf-8", "surrogatepass")
     padded = content + bytes(-len(content) % _BYTES_PER_TOKEN)
     pieces = np.frombuffer(padded, dtype="<u4").astype(np.uint64)
-    ids = _to_ids((pieces ^ _TEXT_SALT) * np.uint64(_GOLDEN), vocab_size)
+    ids = _to_ids((pieces ^ np.uint64(_TEXT_SALT)) * np.uint64(_GOLDEN), vocab_size)
     return ExplicitTokens(ids)
 
 
