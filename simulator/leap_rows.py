@@ -97,7 +97,7 @@ class LeapRows:
         return self._rounds - self._overlapped
 
     @staticmethod
-    def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any]]:
+    def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any] | str]:
         """See `Block.columns`. All leaps are of one run."""
         stretches = [stretch for block in blocks for stretch in block._stretches]
         of_host, begun_at, on_device, commits, firsts, lasts, members_of, kv_of = zip(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     #: A column of blocks: an array as long as they are together; of an enumeration, the one value
     #: that all these rows have.
-    Cells = npt.NDArray[np.int64] | npt.NDArray[np.float64] | str
+    Cells = npt.NDArray[Any] | str
 
 
 class Block(Protocol):
