@@ -7,6 +7,7 @@ are made when a table is flushed, those of all leaps since then at once.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -96,23 +97,25 @@ class LeapRows:
         return self._rounds - self._overlapped
 
     @staticmethod
-    def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any]]:
+    def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any] | str]:
         """See `Block.columns`. All leaps are of one run."""
         stretches = [stretch for block in blocks for stretch in block._stretches]
-        rounds = np.array([len(stretch.commit) for stretch in stretches])
+        of_host, begun_at, on_device, commits, firsts, lasts, members_of, kv_of = zip(
+            *stretches, strict=True
+        )
+        rounds = np.array(list(map(len, commits)))
         last = np.cumsum(rounds) - 1
         first = last - rounds + 1
-        hosts = np.array([stretch.host for stretch in stretches])
+        hosts = np.fromiter(chain.from_iterable(of_host), np.int64).reshape(len(stretches), -1)
         receive, schedule, prepare, launch, collect, commit, to_launch, _ = hosts.T
         # of each round
-        device = np.concatenate([stretch.device for stretch in stretches])
-        commit_at = np.concatenate([stretch.commit for stretch in stretches])
+        device = np.concatenate(on_device)
+        commit_at = np.concatenate(commits)
         begun = np.roll(commit_at, 1)
-        begun[first] = [stretch.begun for stretch in stretches]
+        begun[first] = begun_at
         collect_host, commit_host = np.repeat(collect, rounds), np.repeat(commit, rounds)
-        collect_host[first] = [stretch.first[0] for stretch in stretches]
-        commit_host[first] = [stretch.first[1] for stretch in stretches]
-        commit_host[last] += [stretch.last_ns for stretch in stretches]
+        collect_host[first], commit_host[first] = zip(*firsts, strict=True)
+        commit_host[last] += lasts
         launch_at = begun + np.repeat(to_launch, rounds)
         start = commit_at - collect_host - commit_host
         # of each step that is committed
@@ -129,15 +132,17 @@ class LeapRows:
             rounds[ends] -= 1
         within = np.arange(rounds.sum()) - np.repeat(np.cumsum(rounds) - rounds, rounds)
         ordinal = np.arange(rounds.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        members = np.array([stretch.requests for stretch in stretches])
+        members = np.array(members_of)
         requests = np.repeat(members, rounds)
-        kv_tokens = np.array([stretch.kv_tokens for stretch in stretches]) + members
+        kv_tokens = np.array(kv_of) + members
         kv_tokens = np.repeat(kv_tokens, rounds) + requests * within
-        states = [state for block in blocks for state in block._states]
+        parts = [part for block in blocks for part in block._states]
+        counts = np.array([count for count, _ in parts])
+        ratios, free, evictable, protected, _ = zip(*(states for _, states in parts), strict=True)
         none = np.zeros(len(requests), dtype=np.int64)
         return [
             np.repeat(np.array([block._iteration for block in blocks]), lengths) + ordinal,
-            np.full(len(requests), Mode.DECODE.value, dtype=object),
+            Mode.DECODE.value,
             launch_at[kept],
             start[kept],
             (start + device)[kept],
@@ -146,39 +151,42 @@ class LeapRows:
             collect_host[kept],
             commit_host[kept],
             *(none, none, none, requests, kv_tokens, kv_tokens),
-            _of_rounds(states, 0).astype(np.float64, copy=False)[kept],
+            _of_rounds(ratios, counts, np.float64)[kept],
             np.repeat(np.array([block.gauges_after.waiting for block in blocks]), lengths),
             requests + np.repeat(np.array([block._aside for block in blocks]), lengths),
-            *(_of_rounds(states, i)[kept] for i in (1, 2, 3)),
-            np.concatenate([block._newly_evicted() for block in blocks])[kept],
+            *(_of_rounds(x, counts, np.int64)[kept] for x in (free, evictable, protected)),
+            _newly_evicted(blocks, len(device))[kept],
         ]
 
-    def _newly_evicted(self) -> Int64Array:
-        """Tokens evicted by the launch of each round: int64, shape (rounds,)."""
-        new = np.zeros(self._rounds, dtype=np.int64)
-        at, before = 0, self._evicted
-        for rounds, states in self._states:
+
+def _newly_evicted(blocks: Sequence[LeapRows], rounds: int) -> Int64Array:
+    """Tokens evicted by the launch of each round of these leaps: int64, shape (rounds,)."""
+    new = np.zeros(rounds, dtype=np.int64)
+    at = 0
+    for block in blocks:
+        before = block._evicted
+        for count, states in block._states:
             gone = states.evicted_tokens
             if isinstance(gone, np.ndarray):
-                new[at : at + rounds] = np.diff(gone, prepend=before)
+                new[at : at + count] = np.diff(gone, prepend=before)
                 before = int(gone[-1])
-            at += rounds
-        return new
+            at += count
+    return new
 
 
 def _last(states: RoundStates) -> list[float]:
     return [float(s[-1]) if isinstance(s, np.ndarray) else s for s in states]
 
 
-def _of_rounds(states: Sequence[tuple[int, RoundStates]], field: int) -> npt.NDArray[Any]:
-    """One field of `RoundStates`, of all rounds."""
-    values = [state[field] for _, state in states]
-    rounds = [count for count, _ in states]
-    if not any(isinstance(value, np.ndarray) for value in values):
-        return np.repeat(np.array(values), rounds)
-    return np.concatenate(
-        [
-            value if isinstance(value, np.ndarray) else np.full(count, value)
-            for value, count in zip(values, rounds, strict=True)
-        ]
-    )
+def _of_rounds(
+    values: Sequence[Any], rounds: Int64Array, dtype: type[np.generic]
+) -> npt.NDArray[Any]:
+    """One field of `RoundStates`, of all rounds; each value is of so many of them."""
+    if np.ndarray not in set(map(type, values)):
+        return np.repeat(np.array(values, dtype), rounds)
+    changing = [isinstance(value, np.ndarray) for value in values]
+    steady = [0 if changes else value for value, changes in zip(values, changing, strict=True)]
+    column = np.repeat(np.array(steady, dtype), rounds)
+    each = [value for value, changes in zip(values, changing, strict=True) if changes]
+    column[np.repeat(changing, rounds)] = np.concatenate(each)
+    return column

@@ -114,12 +114,15 @@ class OpenLoop:
     def take(self, now_ns: int) -> tuple[list[Arrival], list[str]]:
         """See `Load.take`."""
         arrivals: list[Arrival] = []
-        while self._next_ns is not None and self._next_ns <= now_ns:
-            assert self._next is not None
-            arrivals.append(Arrival(self._next, self._next_ns))
-            self._patience.watch(self._next, self._next_ns)
-            self._next = next(self._coming, None)
-            self._next_ns = None if self._next is None else self._next.arrival_ns
+        request = self._next
+        while request is not None and request.arrival_ns <= now_ns:
+            arrivals.append(Arrival(request, request.arrival_ns))
+            if request.abort_ns is not None:
+                self._patience.watch(request, request.arrival_ns)
+            request = next(self._coming, None)
+        if arrivals:
+            self._next = request
+            self._next_ns = None if request is None else request.arrival_ns
         return arrivals, self._patience.take(now_ns) if self._patience.waiting else []
 
     def ended(self, request_id: str, now_ns: int) -> None:  # noqa: ARG002

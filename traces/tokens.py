@@ -1,19 +1,19 @@
 """Token sequences held compactly: written out, named by prefix hashes, made from a key, or joined.
 
 A trace of a hundred million prompt tokens fits in a few megabytes when a prompt is held as what
-identifies it and its token ids are made when somebody asks. The ids come from SplitMix64 (Steele,
-Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), a counter-based
-integer hash, so they are the same in every run, on every platform and in either world. Nothing
-here knows of requests, trace files or tokenizers.
+identifies it and its token ids are made when somebody asks, the same in every run, on every platform
+and in either world. Nothing here knows of requests, trace files or tokenizers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
+
+from traces.splitmix import GOLDEN, MASK, RESERVED_IDS, id_at, mix, mixed, steps, to_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VOCAB_SIZE = 100_000
-RESERVED_IDS = 10  # ids 0..9 are never made: tokenizers keep padding and control tokens there
 MAX_LENGTH = 2**31 - 1
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_MASK = 2**64 - 1
 # Keys of different kinds start in different places, so that block 7 is not text 7.
-_BLOCK_SALT = np.uint64(0x626C6F636B)
-_TEXT_SALT = np.uint64(0x74657874)
+_BLOCK_SALT = 0x626C6F636B
+_TEXT_SALT = 0x74657874
 _BYTES_PER_TOKEN = 4
+# So many hashes, the first lowest, are compared as one number: most prompts differ in these, and an
+# operation on an integer takes a fraction of one on an array.
+_FIRST = 32
 
 
 @runtime_checkable
@@ -130,6 +128,7 @@ class BlockTokens:
     block_size: int
     length: int
     vocab_size: int = VOCAB_SIZE
+    _first: int = field(default=-1, init=False, repr=False)  # the first hashes, once compared
 
     def __post_init__(self) -> None:
         _check_length(self.length)
@@ -145,7 +144,7 @@ class BlockTokens:
                 f"{self.length} tokens in blocks of {self.block_size} need {blocks} hash ids, "
                 f"got an array of shape {ids.shape}"
             )
-        if blocks and ids.min() < 0:
+        if blocks and np.minimum.reduce(ids) < 0:
             raise ValueError(f"hash ids must not be negative, got {ids.min()}")
         ids.flags.writeable = False
         object.__setattr__(self, "hash_ids", ids)
@@ -155,10 +154,10 @@ class BlockTokens:
 
     def array(self) -> NDArray[np.int32]:
         """The ids: int32, shape (len,), read-only."""
-        keys = _mix((self.hash_ids.astype(np.uint64) ^ _BLOCK_SALT) * np.uint64(_GOLDEN))
+        keys = mix((self.hash_ids.astype(np.uint64) ^ np.uint64(_BLOCK_SALT)) * np.uint64(GOLDEN))
         # one row per block, each a SplitMix64 stream seeded with its hash
-        state = keys[:, None] + _steps(self.block_size)[None, :]
-        return _to_ids(state.reshape(-1)[: self.length], self.vocab_size)
+        state = keys[:, None] + steps(self.block_size)[None, :]
+        return to_ids(state.reshape(-1)[: self.length], self.vocab_size)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
         """See `Tokens.ids`."""
@@ -166,20 +165,20 @@ class BlockTokens:
         first = start // size
         stop = min(stop, self.length)
         hashes = self.hash_ids[first : -(-stop // size)].astype(np.uint64)
-        keys = _mix((hashes ^ _BLOCK_SALT) * np.uint64(_GOLDEN))
+        keys = mix((hashes ^ np.uint64(_BLOCK_SALT)) * np.uint64(GOLDEN))
         if len(keys) == 1:
             low, high = start - first * size, stop - first * size
-            return _to_ids(keys[0] + _steps(high, low), self.vocab_size)
-        state = keys[:, None] + _steps(size)[None, :]
-        return _to_ids(
+            return to_ids(keys[0] + steps(high, low), self.vocab_size)
+        state = keys[:, None] + steps(size)[None, :]
+        return to_ids(
             state.reshape(-1)[start - first * size : stop - first * size], self.vocab_size
         )
 
     def id_at(self, at: int) -> int:
         """See `Tokens.id_at`."""
         block, place = divmod(at, self.block_size)
-        key = (int(self.hash_ids[block]) ^ int(_BLOCK_SALT)) * _GOLDEN & _MASK
-        return _id_at(_mixed(key), place, self.vocab_size)
+        key = (self.hash_ids.item(block) ^ _BLOCK_SALT) * GOLDEN & MASK
+        return id_at(mixed(key), place, self.vocab_size)
 
     def shared(self, other: object) -> int:
         """See `Tokens.shared`."""
@@ -189,11 +188,22 @@ class BlockTokens:
             or other.vocab_size != self.vocab_size
         ):
             return 0
-        blocks = min(len(self.hash_ids), len(other.hash_ids))
-        differs = self.hash_ids[:blocks] != other.hash_ids[:blocks]
-        first = int(differs.argmax()) if blocks else 0
-        same = first if blocks and differs[first] else blocks
+        differs = self._first_as_number() ^ other._first_as_number()
+        if differs:
+            same = (
+                (differs & -differs).bit_length() - 1
+            ) // 64  # blocks below the lowest other bit
+        else:
+            blocks = min(len(self.hash_ids), len(other.hash_ids))
+            others = np.flatnonzero(self.hash_ids[:blocks] != other.hash_ids[:blocks])
+            same = int(others[0]) if len(others) else blocks
         return min(same * self.block_size, self.length, other.length)
+
+    def _first_as_number(self) -> int:
+        if self._first < 0:
+            first = int.from_bytes(self.hash_ids[:_FIRST].tobytes(), "little")
+            object.__setattr__(self, "_first", first)
+        return self._first
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -239,13 +249,13 @@ class SyntheticTokens:
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
         """See `Tokens.ids`."""
-        seed = np.array([(self.key * _GOLDEN) & _MASK], dtype=np.uint64) ^ _TEXT_SALT
-        return _to_ids(_mix(seed) + _steps(min(stop, self.length), start), self.vocab_size)
+        seed = np.array([(self.key * GOLDEN & MASK) ^ _TEXT_SALT], dtype=np.uint64)
+        return to_ids(mix(seed) + steps(min(stop, self.length), start), self.vocab_size)
 
     def id_at(self, at: int) -> int:
         """See `Tokens.id_at`."""
-        key = (self.key * _GOLDEN & _MASK) ^ int(_TEXT_SALT)
-        return _id_at(_mixed(key), at, self.vocab_size)
+        key = (self.key * GOLDEN & MASK) ^ _TEXT_SALT
+        return id_at(mixed(key), at, self.vocab_size)
 
     def shared(self, other: object) -> int:
         """See `Tokens.shared`."""
@@ -334,7 +344,7 @@ def text_tokens(text: str, vocab_size: int = VOCAB_SIZE) -> ExplicitTokens:
     content = text.encode("utf-8", "surrogatepass")
     padded = content + bytes(-len(content) % _BYTES_PER_TOKEN)
     pieces = np.frombuffer(padded, dtype="<u4").astype(np.uint64)
-    ids = _to_ids((pieces ^ _TEXT_SALT) * np.uint64(_GOLDEN), vocab_size)
+    ids = to_ids((pieces ^ np.uint64(_TEXT_SALT)) * np.uint64(GOLDEN), vocab_size)
     return ExplicitTokens(ids)
 
 
@@ -348,45 +358,3 @@ def _check_vocab_size(vocab_size: int) -> None:
         raise ValueError(
             f"vocab_size must lie in {RESERVED_IDS + 1}..{MAX_LENGTH}, got {vocab_size}"
         )
-
-
-def _steps(stop: int, start: int = 0) -> NDArray[np.uint64]:
-    """What SplitMix64 adds to its seed for the tokens start..stop-1, modulo 2**64."""
-    return np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-
-
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finalizer; works in place on `state` and returns it."""
-    state ^= state >> np.uint64(30)
-    state *= _MIX_1
-    state ^= state >> np.uint64(27)
-    state *= _MIX_2
-    state ^= state >> np.uint64(31)
-    return state
-
-
-def _mixed(state: int) -> int:
-    """As `_mix`, of one Python integer."""
-    state ^= state >> 30
-    state = state * 0xBF58476D1CE4E5B9 & _MASK
-    state ^= state >> 27
-    state = state * 0x94D049BB133111EB & _MASK
-    return state ^ (state >> 31)
-
-
-def _id_at(seed: int, at: int, vocab_size: int) -> int:
-    """As `_to_ids`, of the state at one place of the stream with that seed."""
-    high = _mixed(seed + (at + 1) * _GOLDEN & _MASK) >> 32
-    return (high * (vocab_size - RESERVED_IDS) >> 32) + RESERVED_IDS
-
-
-def _to_ids(state: NDArray[np.uint64], vocab_size: int) -> NDArray[np.int32]:
-    """Token ids from a fresh array of states, by multiply-shift: no division, negligible bias."""
-    high = _mix(state)
-    high >>= np.uint64(32)
-    high *= np.uint64(vocab_size - RESERVED_IDS)
-    high >>= np.uint64(32)
-    ids = high.astype(np.int32)
-    ids += np.int32(RESERVED_IDS)
-    ids.flags.writeable = False
-    return ids

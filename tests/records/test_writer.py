@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 
@@ -133,9 +134,7 @@ def test_long_prompts_are_flushed_before_rows_are_many(tmp_path, monkeypatch):
     assert not list((tmp_path / "run").glob("parts/*"))
     writer.tokens("b", [1], [2])
     writer.maybe_flush()
-    assert [file.name for file in (tmp_path / "run" / "parts").iterdir()] == [
-        "tokens-000000.parquet"
-    ]
+    assert [file.name for file in (tmp_path / "run" / "parts").iterdir()] == ["tokens-000000.arrow"]
 
 
 def test_what_was_flushed_survives_a_kill(tmp_path):
@@ -326,3 +325,72 @@ def test_wrong_arguments_say_what_would_be_right():
         RunWriter(None, {}, ("step",))
     with pytest.raises(RecordError, match="has to be complete, interrupted or failed"):
         RunWriter(None, {}).close("done")
+
+
+class Alike:
+    """A block of steps that differ in their number and in one time."""
+
+    def __init__(self, first, count):
+        self.first, self.count = first, count
+
+    def __len__(self):
+        return self.count
+
+    @staticmethod
+    def columns(blocks):
+        numbers = np.concatenate([np.arange(b.first, b.first + b.count) for b in blocks])
+        others = [np.zeros(len(numbers), np.int64)] * 22
+        ratio = TABLES["steps"].names.index("new_token_ratio")
+        others[ratio - 3] = np.full(len(numbers), 0.25)
+        return [numbers, "mixed", numbers * 10, *others]
+
+    def rows(self, step_of):
+        numbers = range(self.first, self.first + self.count)
+        given = {"mode": "mixed", "new_token_ratio": 0.25}
+        return [step_of(iteration=i, launch_ns=10 * i, **given) for i in numbers]
+
+
+def step_row(**given):
+    row = dict.fromkeys(TABLES["steps"].names, 0) | {"mode": "decode"} | given
+    return tuple(row.values())
+
+
+@given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 20))
+def test_blocks_read_back_as_the_rows_they_stand_for(counts, every):
+    """A count is a block of so many rows, none a single row."""
+    whole, plain = RunWriter(None, {}), RunWriter(None, {})
+    at = 0
+    for i, count in enumerate(counts):
+        if count:
+            whole.many_steps(Alike(at, count))
+            plain.steps.extend(Alike(at, count).rows(step_row))
+        else:
+            for writer in (whole, plain):
+                writer.steps.append(step_row(iteration=at, mode="extend"))
+        at += max(count, 1)
+        if i % every == every - 1:
+            whole.flush()
+    one, other = (writer.close().arrow("steps").combine_chunks() for writer in (whole, plain))
+    assert one.schema == other.schema
+    assert one.to_pylist() == other.to_pylist()
+
+
+def test_a_wrong_value_between_blocks_is_named_with_its_column(step_of):
+    writer = RunWriter(None, {})
+    writer.many_steps(Alike(0, 3))
+    writer.steps.append(step_of(waiting=None))
+    with pytest.raises(RecordError, match=r"steps, column waiting has to be int64"):
+        writer.flush()
+
+
+def test_an_enumeration_may_be_given_as_its_member(step_of, request_of):
+    class Kind(StrEnum):
+        MIXED = "mixed"
+        STOP = "stop"
+
+    writer = RunWriter(None, {})
+    writer.steps.append(step_of(mode=Kind.MIXED))
+    writer.request(request_of(finish_reason=Kind.STOP))
+    run = writer.close()
+    assert run.steps["mode"].tolist() == ["mixed"]
+    assert run.requests["finish_reason"].tolist() == ["stop"]

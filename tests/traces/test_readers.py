@@ -8,12 +8,18 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from traces import BlockTokens, read_trace
+from traces.errors import RowError
+from traces.readers.azure import _time_ns
+from traces.readers.fields import json_row
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
 MOONCAKE = SHARED / "mooncake" / "conversation_trace.jsonl.gz"
@@ -178,3 +184,53 @@ def test_all_of_mooncake_conversation():
     )
     gaps = np.diff([r.arrival_ns for r in workload])
     assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.05)  # spread: nearly Poisson
+
+
+@given(
+    st.integers(86_400, 10**10),
+    st.one_of(st.just(""), st.from_regex(r"\.[0-9]{1,9}", fullmatch=True)),
+    st.one_of(st.sampled_from(["", "Z"]), st.integers(-600, 840)),
+)
+def test_an_azure_time_is_what_the_calendar_says(seconds, fraction, offset):
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    zone = offset
+    if isinstance(offset, int):
+        hours, minutes = divmod(abs(offset), 60)
+        zone = f"{'-' if offset < 0 else '+'}{hours:02}:{minutes:02}"
+    seconds -= 60 * offset if isinstance(offset, int) else 0
+    expected = seconds * 10**9 + int(fraction[1:].ljust(9, "0"))
+    assert _time_ns(f"{moment:%Y-%m-%d %H:%M:%S}{fraction}{zone}") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "2023-11-16 18:17:60",
+            "2023-11-16 18:60:00",
+            "2023-11-16 24:00:00",
+            "2023-02-29 00:00:00",
+        ),
+        *("2023-11-16 18:17", "2023-11-16 18:17:", "2023-11-16 18:17:03.", "1969-12-31 23:59:59"),
+        *("2023-11-16 18:17:03 ", "2023-11-16 18:17:03+1:00", "2023-11-16 18:17:0\u0663", ""),
+    ],
+)
+def test_no_time_is_made_of_what_is_none(text):
+    for _ in range(2):  # a minute is remembered
+        with pytest.raises(RowError) as raised:
+            _time_ns(text)
+        assert raised.value.found == repr(text)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', ' {"a": 1}', '{"a": 1} ', '\n\t{"a": 1}\r\n'])
+def test_white_space_around_a_json_row_is_none_of_its_business(text):
+    assert json_row(text) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [('{"a": 1} x', "Extra data"), ("", "Expecting value"), ('{"a": NaN}', "NaN is not JSON")],
+)
+def test_a_row_of_json_is_one_object_and_nothing_else(text, why):
+    with pytest.raises(RowError, match=why):
+        json_row(text)

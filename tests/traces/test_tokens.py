@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from traces.splitmix import RESERVED_IDS
 from traces.tokens import (
-    RESERVED_IDS,
     VOCAB_SIZE,
     BlockTokens,
     ExplicitTokens,
@@ -142,3 +142,26 @@ def test_what_is_held_does_not_change_when_its_source_does():
 def test_impossible_tokens_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@given(
+    common=st.lists(st.integers(0, 3), max_size=80),
+    mine=st.lists(st.sampled_from([0, 1, 2**62]), max_size=40),
+    theirs=st.lists(st.sampled_from([0, 1, 2**62]), max_size=40),
+    cut=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_block_prompts_share_what_their_first_hashes_say(common, mine, theirs, cut) -> None:
+    """However many hashes are compared at once, and also where those beyond the end are zero."""
+    hashes = [common + own for own in (mine, theirs)]
+    one, other = (
+        BlockTokens(np.array(ids, dtype=np.int64), 4, max(4 * len(ids) - less, 0))
+        if ids
+        else BlockTokens(np.zeros(0, dtype=np.int64), 4, 0)
+        for ids, less in zip(hashes, cut, strict=True)
+    )
+    same = 0
+    for a, b in zip(*hashes, strict=False):
+        if a != b:
+            break
+        same += 1
+    assert one.shared(other) == other.shared(one) == min(4 * same, len(one), len(other))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from traces.errors import RowError, shown
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _HEADER = ",".join(_COLUMNS)
-_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))?",
-    re.ASCII,
-)
+_MINUTE = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):", re.ASCII)
+_MINUTE_LENGTH = len("2023-11-16 18:17:")
+_SECOND = re.compile(r"(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))?", re.ASCII)
 _ROW_START = re.compile(r"\d{4}-\d\d-\d\d[ T]", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -78,21 +78,31 @@ class AzureFormat:
 
 def _time_ns(text: str) -> int:
     """Nanoseconds since 1970 of a time written out."""
-    match = _TIME.fullmatch(text)
-    if match is None:
+    minute = _minute(text[:_MINUTE_LENGTH])
+    match = _SECOND.fullmatch(text, _MINUTE_LENGTH)
+    if minute is None or match is None:
         raise _bad_time(text)
-    year, month, day, hour, minute, second, fraction, sign, off_hour, off_minute = match.groups()
-    try:
-        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH
-    except ValueError:
-        raise _bad_time(text) from None
-    if int(hour) > 23 or int(minute) > 59 or int(second) > 59 or days < 0:
+    second, fraction, sign, off_hour, off_minute = match.groups()
+    if second > "59":
         raise _bad_time(text)
-    seconds = ((days * 24 + int(hour)) * 60 + int(minute)) * 60 + int(second)
     if sign:
-        offset = (int(off_hour) * 60 + int(off_minute)) * 60
-        seconds -= offset if sign == "+" else -offset
-    return seconds * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+        offset = int(off_hour) * 60 + int(off_minute)
+        minute -= offset if sign == "+" else -offset
+    return minute * 60_000_000_000 + int(second + (fraction or "").ljust(9, "0"))
+
+
+@lru_cache(maxsize=64)  # neighbouring rows share their minute
+def _minute(text: str) -> int | None:
+    """Minutes since 1970 of a time as far as its minute; None where it is no time."""
+    match = _MINUTE.fullmatch(text)
+    if match is None:
+        return None
+    year, month, day, hour, minute = map(int, match.groups())
+    try:
+        days = date(year, month, day).toordinal() - _EPOCH
+    except ValueError:
+        return None
+    return None if hour > 23 or minute > 59 or days < 0 else (days * 24 + hour) * 60 + minute
 
 
 def _bad_time(text: str) -> RowError:

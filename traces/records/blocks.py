@@ -7,7 +7,7 @@ are recorded in the time of a few.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,43 +16,47 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    #: A column of blocks: an array as long as they are together; of an enumeration, the one value
+    #: that all these rows have.
+    Cells = npt.NDArray[Any] | str
+
 
 class Block(Protocol):
-    """Rows of one table that stand next to each other."""
+    """Rows of one table that stand next to each other; of whole numbers, floats and enumerations."""
 
     def __len__(self) -> int: ...
 
     @staticmethod
-    def columns(blocks: Any) -> list[npt.NDArray[Any]]:
+    def columns(blocks: Any) -> list[Cells]:
         """The columns of the rows of all these blocks of one class, in order.
 
-        Each is an array as long as the blocks together; they come in the order of the table's columns.
+        They come in the order of the table's columns.
         """
         ...
 
 
-def columns_of(rows: Sequence[tuple[Any, ...] | Block]) -> list[npt.NDArray[Any]]:
-    """The columns of rows and blocks, in the order in which they were given.
+class Places(NamedTuple):
+    """Which of a table's rows were given one by one, and which in blocks; indices, in order."""
 
-    Args:
-        rows: as wide as the table each; at least one block among them, and all blocks of one class.
-    """
-    single = [row for row in rows if isinstance(row, tuple)]
-    blocks = [row for row in rows if not isinstance(row, tuple)]
-    is_block = np.array([not isinstance(row, tuple) for row in rows])
-    counts = np.ones(len(rows), dtype=np.int64)
-    counts[is_block] = lengths = np.array([len(block) for block in blocks])
-    begins = np.cumsum(counts) - counts
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    at_blocks = np.repeat(begins[is_block], lengths) + within
-    at_single = begins[~is_block]
-    many = type(blocks[0]).columns(blocks)
-    ones = list(zip(*single, strict=True)) if single else [()] * len(many)
-    columns = []
-    for one, values in zip(ones, many, strict=True):
-        column = np.empty(int(counts.sum()), values.dtype)
-        column[at_blocks] = values
-        if len(one):
-            column[at_single] = np.array(one, dtype=values.dtype)
-        columns.append(column)
-    return columns
+    single: npt.NDArray[np.intp]
+    in_blocks: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...] | Block]) -> Places:
+        """The places of rows and blocks in the order in which they were given."""
+        is_block = np.fromiter((not isinstance(row, tuple) for row in rows), bool, len(rows))
+        counts = np.ones(len(rows), dtype=np.int64)
+        counts[is_block] = [len(row) for row in rows if not isinstance(row, tuple)]
+        within = np.repeat(is_block, counts)
+        return cls(np.flatnonzero(~within), np.flatnonzero(within))
+
+    def together(self, ones: npt.NDArray[Any], many: npt.NDArray[Any] | int) -> npt.NDArray[Any]:
+        """One column, of the type of `ones`, from the cells of single rows and those of blocks."""
+        import pyarrow as pa
+
+        # Arrow keeps what it was given by the system; numpy would be given new pages each time.
+        size = (len(self.single) + len(self.in_blocks)) * ones.itemsize
+        column = np.frombuffer(pa.allocate_buffer(size), ones.dtype)
+        column[self.in_blocks] = many
+        column[self.single] = ones
+        return column

@@ -1,10 +1,10 @@
 """Tables on disk that survive the process: whole part files while running, one file at the end.
 
-Each flush writes a complete Parquet file under `parts/`, by way of a temporary name, so whatever
-ends the process, all that was flushed can be read. At the end the parts of a table are streamed
-into `<table>.parquet`, one row group at a time, and removed. The result depends on the rows
-alone: row groups have a fixed length, enumerations a fixed dictionary, and every row group is
-contiguous when it is written. Knows no table by name.
+Each flush writes a complete Arrow file under `parts/`, by way of a temporary name, so whatever ends
+the process, all that was flushed can be read. Parts are as plain as memory, for they live only until
+the end; then those of a table are streamed into `<table>.parquet`, one row group at a time, and
+removed. The result depends on the rows alone: row groups have a fixed length, enumerations a fixed
+dictionary, and every row group is contiguous when it is written. Knows no table by name.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traces.records.blocks import columns_of
+from traces.records.blocks import Places
 from traces.records.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
     import pyarrow as pa
 
-    from traces.records.blocks import Block
+    from traces.records.blocks import Block, Cells
     from traces.records.schema import Column, Table
 
 PARTS = "parts"
+_NULL = -1  # the code of an enumeration's missing value
 
 
 def to_arrow(table: Table, rows: Sequence[tuple[Any, ...] | Block]) -> pa.Table:
@@ -42,40 +42,56 @@ def to_arrow(table: Table, rows: Sequence[tuple[Any, ...] | Block]) -> pa.Table:
     if not rows:
         return schema.empty_table()
     width = len(table.columns)
-    values: list[Any]
-    bad = next((row for row in rows if isinstance(row, tuple) and len(row) != width), None)
+    single = [row for row in rows if isinstance(row, tuple)]
+    bad = next((row for row in single if len(row) != width), None)
     if bad is not None:
         raise RecordError(
             f"table {table.name}: a row has {len(bad)} values, it needs {width} "
             f"({', '.join(table.names)}): {bad!r}"
         )
-    if all(isinstance(row, tuple) for row in rows):
-        values = list(zip(*rows, strict=True))
-    else:
-        values = columns_of(rows)
+    ones = zip(*single, strict=True) if single else [()] * width
+    many: Sequence[Cells | None] = [None] * width
+    places = None
+    if len(single) < len(rows):
+        blocks = [row for row in rows if not isinstance(row, tuple)]
+        many, places = type(blocks[0]).columns(blocks), Places.of(rows)
     arrays = [
-        _array(table, column, cells) for column, cells in zip(table.columns, values, strict=True)
+        _array(f"table {table.name}, column {column.name}", column, cells, of_blocks, places)
+        for column, cells, of_blocks in zip(table.columns, ones, many, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(table: Table, column: Column, cells: tuple[Any, ...] | npt.NDArray[Any]) -> pa.Array:
+def _array(
+    where: str,
+    column: Column,
+    cells: tuple[Any, ...],
+    of_blocks: Cells | None,
+    places: Places | None,
+) -> pa.Array:
+    """A column of rows and, where there are any, of blocks."""
     import pyarrow as pa
 
-    where = f"table {table.name}, column {column.name}"
     try:
         if isinstance(column.kind, tuple):
-            codes: dict[str | None, int | None] = {v: i for i, v in enumerate(column.kind)}
+            codes: dict[object, int] = {value: i for i, value in enumerate(column.kind)}
             if column.nullable:
-                codes[None] = None
+                codes[None] = _NULL
+            coded = np.fromiter(map(codes.__getitem__, cells), np.int8, len(cells))
+            if places is not None:
+                coded = places.together(coded, codes[of_blocks])
+            nulls = coded == _NULL if column.nullable else None
             return pa.DictionaryArray.from_arrays(
-                pa.array([codes[cell] for cell in cells], pa.int8()), pa.array(column.kind)
+                pa.array(coded, mask=nulls), pa.array(column.kind)
             )
         if column.kind in {"int64", "float64"} and not column.nullable:
-            if isinstance(cells, np.ndarray) and cells.dtype == np.dtype(column.kind):
-                return pa.array(cells)
             # numpy reads a tuple of numbers faster than Arrow does; it refuses None as well.
-            return pa.array(np.fromiter(cells, column.kind, len(cells)))
+            numbers = np.fromiter(cells, column.kind, len(cells))
+            if places is not None:
+                assert isinstance(of_blocks, np.ndarray)
+                numbers = places.together(numbers, of_blocks)
+            return pa.array(numbers)
+        assert places is None, f"{where}: blocks have no {column.kind}"
         if column.is_list:
             return _lists(column, [() if cell is None else cell for cell in cells])
         array = pa.array(cells, column.arrow_type())
@@ -106,7 +122,7 @@ def _lists(column: Column, cells: list[Sequence[int]]) -> pa.Array:
 
 def part_files(folder: Path, name: str) -> list[Path]:
     """The whole part files of a table, oldest first."""
-    return sorted((folder / PARTS).glob(f"{name}-*.parquet"))
+    return sorted((folder / PARTS).glob(f"{name}-*.arrow"))
 
 
 def write_part(folder: Path, name: str, number: int, table: pa.Table) -> None:
@@ -115,14 +131,14 @@ def write_part(folder: Path, name: str, number: int, table: pa.Table) -> None:
     Raises:
         OSError: where it cannot be written.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     (folder / PARTS).mkdir(exist_ok=True)
-    file = folder / PARTS / f"{name}-{number:06d}.parquet"
+    file = folder / PARTS / f"{name}-{number:06d}.arrow"
     temporary = file.with_suffix(".tmp")
     try:
-        # Plain pages, quick to write: a part lives only until the tables are merged.
-        pq.write_table(table, temporary, compression="lz4", use_dictionary=False)
+        with pa.ipc.new_file(str(temporary), table.schema) as writer:
+            writer.write_table(table)
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -144,13 +160,7 @@ def write_table(folder: Path, table: Table, chunks: Iterator[pa.Table]) -> int:
     schema = table.arrow_schema()
     rows = 0
     try:
-        with pq.ParquetWriter(
-            temporary,
-            schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=_encoded(table),
-        ) as writer:
+        with pq.ParquetWriter(temporary, schema, **_encoding(table)) as writer:
             for group in _row_groups(table, chunks):
                 writer.write_table(group, row_group_size=table.row_group)
                 rows += len(group)
@@ -161,9 +171,28 @@ def write_table(folder: Path, table: Table, chunks: Iterator[pa.Table]) -> int:
     return rows
 
 
-def _encoded(table: Table) -> list[str]:
-    """Columns whose values repeat; a dictionary of distinct times would only cost time."""
-    return [c.name for c in table.columns if c.kind == "str" or isinstance(c.kind, tuple)]
+def _encoding(table: Table) -> dict[str, Any]:
+    """How the columns of a table are written.
+
+    A column of whole numbers is mostly times, which grow, or counts, which stay or change by little:
+    their differences are short, quick to write, and leave a compressor little to do. Names and
+    enumerations repeat, so each is written once and pointed at.
+    """
+    whole = [c.name for c in table.columns if c.kind == "int64"]
+    others = [_leaf(c) for c in table.columns if c.kind != "int64"]
+    return {
+        "column_encoding": dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
+        "use_dictionary": [
+            c.name for c in table.columns if c.kind == "str" or isinstance(c.kind, tuple)
+        ],
+        "compression": dict.fromkeys(whole, "lz4") | dict.fromkeys(others, "zstd"),
+        "compression_level": dict.fromkeys(others, 1),
+    }
+
+
+def _leaf(column: Column) -> str:
+    """The path by which Parquet knows a column's values."""
+    return f"{column.name}.list.element" if column.is_list else column.name
 
 
 def _row_groups(table: Table, chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -177,34 +206,17 @@ def _row_groups(table: Table, chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
         length += len(chunk)
         while length >= table.row_group:
             joined = pa.concat_tables(held)
-            yield _canonical(table, joined.slice(0, table.row_group))
+            yield joined.slice(0, table.row_group).combine_chunks()
             held = [joined.slice(table.row_group)]
             length -= table.row_group
     if length:
-        yield _canonical(table, pa.concat_tables(held))
+        yield pa.concat_tables(held).combine_chunks()
 
 
-def _canonical(table: Table, group: pa.Table) -> pa.Table:
-    """The same rows, contiguous, with enumerations coded as the schema lists them.
-
-    Parquet writes an enumeration's dictionary as it finds it, and a part read back has the order
-    in which values came; coded anew, the file does not show where flushes fell.
-    """
+def read_parts(files: Sequence[Path]) -> Iterator[pa.Table]:
+    """The tables in these part files, one at a time; their rows are read when they are looked at."""
     import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for i, column in enumerate(table.columns):
-        if isinstance(column.kind, tuple):
-            text = group.column(i).cast(pa.string())
-            codes = pc.index_in(text, value_set=pa.array(column.kind)).combine_chunks()
-            coded = pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), pa.array(column.kind))
-            group = group.set_column(i, group.schema.field(i), coded)
-    return group.combine_chunks()
-
-
-def read_parts(files: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The tables in these part files, one at a time, in the table's own types."""
-    import pyarrow.parquet as pq
 
     for file in files:
-        yield pq.read_table(file).cast(schema)
+        with pa.memory_map(str(file)) as mapped:
+            yield pa.ipc.open_file(mapped).read_all()

@@ -119,7 +119,7 @@ class Recording(Generic[S]):
             request.max_new_tokens,
             request.requested_max_new_tokens,
             request.retractions,
-            None if reason is None else reason.value,
+            reason,
             request.refusal,
         )
         if self._want_times:
@@ -152,12 +152,13 @@ class Recording(Generic[S]):
             cached += item.start
             read += item.seq_len
             product += item.length * item.seq_len
-        kv_tokens = 0 if batch.decode is None else batch.decode.kv_tokens
+        rows = batch.decode
+        decoding, kv_tokens = (0, 0) if rows is None else (len(rows), rows.kv_tokens)
         evicted, self._evicted = gauges.evicted_tokens - self._evicted, gauges.evicted_tokens
         self._out.steps.append(
             (
                 batch.iteration,
-                batch.mode.value,
+                batch.mode,
                 ticket.launch_ns,
                 ticket.start_ns,
                 ticket.end_ns,
@@ -168,7 +169,7 @@ class Recording(Generic[S]):
                 len(batch.prefill),
                 prefill_tokens,
                 cached,
-                batch.decode_requests,
+                decoding,
                 read + kv_tokens,
                 product + kv_tokens,
                 *gauges[:6],

@@ -90,7 +90,7 @@ class Run:
             parts = part_files(self.path, name)
             if not parts and self.manifest.get("tables", {}).get(name):
                 raise RecordError(f"{file} is missing, though the manifest says it was written")
-            return pa.concat_tables([schema.empty_table(), *read_parts(parts, schema)])
+            return pa.concat_tables([schema.empty_table(), *read_parts(parts)])
         except (OSError, ValueError) as error:  # Arrow's errors derive from these
             said = " ".join(str(error).split())  # Arrow's run over several lines
             raise RecordError(f"{file} (or its parts) cannot be read: {said}") from error

@@ -140,8 +140,8 @@ class RunWriter:
         Raises:
             RecordError: as `flush` does.
         """
-        full = any(len(rows) >= FLUSH_ROWS for rows in self._rows.values())
-        if full or self._in_blocks >= FLUSH_ROWS or self._held_tokens >= FLUSH_TOKENS:
+        most = max(self._in_blocks, *map(len, self._rows.values()))
+        if most >= FLUSH_ROWS or self._held_tokens >= FLUSH_TOKENS:
             self.flush()
 
     def flush(self) -> None:
@@ -221,7 +221,7 @@ class RunWriter:
 
     def _chunks(self, folder: Path, name: str) -> Iterator[pa.Table]:
         table = self._tables[name]
-        yield from read_parts(part_files(folder, name), table.arrow_schema())
+        yield from read_parts(part_files(folder, name))
         if self._rows[name]:
             yield to_arrow(table, self._rows[name])
 
