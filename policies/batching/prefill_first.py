@@ -201,9 +201,9 @@ class PrefillFirst(Batching):
         if limit is not None:
             adapters = AdapterSlots(limit, base_takes_slot=True)
             adapters.hold(running, admitted)
+        if budget.verdict() is Verdict.OTHER:
+            return preempted
         for request in s.waiting if adapters is None else adapters.let_through(s.waiting):
-            if budget.verdict() is Verdict.OTHER:
-                break
             if len(admitted) >= places:
                 running.full = True
             if running.full:
@@ -349,7 +349,7 @@ class PrefillFirst(Batching):
 
     def commit(self, s: Scheduler, batch: Batch, stops: set[int]) -> tuple[Request, ...]:
         """See `Batching.commit`. A token for a request retracted meanwhile is dropped."""
-        dropped = []
+        dropped: list[Request] = []
         first = 0  # of the decode rows' places among the sampling items
         for item in batch.prefill:
             if not item.samples:
@@ -361,10 +361,9 @@ class PrefillFirst(Batching):
             first += 1
         rows = batch.decode
         if rows is not None:
-            late = s.running.commit(rows)
-            dropped.extend(late)
-            stopped = {rows.requests[i - first] for i in stops if i >= first}
-            self.end_rows(s, rows, stopped.difference(late) if late else stopped)
+            dropped += s.running.commit(rows)
+            stopped = {rows.requests[i - first] for i in stops if i >= first} if stops else stops
+            self.end_rows(s, rows, stopped.difference(dropped))
         return tuple(dropped)
 
     def _commit_prefill(self, s: Scheduler, item: PrefillItem, stop: bool) -> None:
