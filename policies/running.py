@@ -36,7 +36,6 @@ class RunningBatch:
         full: a former attempt found no room for another request, and nobody has left since.
         planned: decode rounds planned so far.
         committed: decode rounds whose results were accepted.
-        asked: sum of the members' `max_new_tokens`.
     """
 
     def __init__(self, page_size: int) -> None:
@@ -44,10 +43,10 @@ class RunningBatch:
         self.full = False
         self.planned = 0
         self.committed = 0
-        self.asked = 0
         self._page_size = page_size
         self._phases = [0] * page_size  # members by (offset % page_size)
         self._offset_sum = 0  # sum over members of KV length in round r, minus r
+        self._asked_sum = 0  # sum over members of prompt and output tokens asked for
         self._ends: list[tuple[int, int, Request]] = []  # heap: (round count at which it ends)
         self._ending: list[tuple[int, int, Request]] = []  # left, their last token in flight
         self._serial = count(1)  # of joinings: a request that left has none of them
@@ -80,6 +79,14 @@ class RunningBatch:
             - (committed - r._joined if committed > r._joined else 0)
             for r in self.requests
         ]
+
+    def remaining_at_most(self) -> int:
+        """A bound on the sum of `remaining_tokens`, at most one token a member too high.
+
+        A member may lack as many tokens as its KV is shorter than all that it asked for, by the rounds
+        committed, and one more while the first that it samples has not been accepted.
+        """
+        return self._asked_sum - self._offset_sum - len(self.requests) * (self.committed - 1)
 
     # -- membership ---------------------------------------------------------------------------
 
@@ -156,7 +163,7 @@ class RunningBatch:
         offset = request._kv_len + 1 - request._joined  # its KV length in round r, minus r
         self._phases[offset % self._page_size] += sign
         self._offset_sum += sign * offset
-        self.asked += sign * request.max_new_tokens
+        self._asked_sum += sign * (request.prompt_len + request.max_new_tokens)
 
     # -- planning -----------------------------------------------------------------------------
 
@@ -188,18 +195,21 @@ class RunningBatch:
 
     def advance(self) -> DecodeRows:
         """Plan a round: every member becomes one token longer."""
-        planned, cohort = self.planned, self._cohort
-        if cohort is None:
-            joined: tuple[Request, ...] = ()
-            if self._fresh:
-                # once each: a request that was preempted before its first round has joined twice
-                fresh = dict.fromkeys(self._fresh)
-                joined = tuple([r for r in fresh if r._running is self and r._left is None])
-                self._fresh.clear()
-            cohort = Cohort(tuple(self.requests), joined, planned, self._offset_sum)
-            self._cohort = cohort
-        self.planned = planned + 1
-        return DecodeRows(cohort, planned)
+        round_ = self.planned
+        self.planned = round_ + 1
+        cohort = self._cohort or self._new_cohort(round_)
+        return DecodeRows(cohort, round_)
+
+    def _new_cohort(self, round_: int) -> Cohort:
+        """The members from a round on, after a change of membership."""
+        joined: tuple[Request, ...] = ()
+        if self._fresh:
+            # once each: a request that was preempted before its first round has joined twice
+            fresh = dict.fromkeys(self._fresh)
+            joined = tuple([r for r in fresh if r._running is self and r._left is None])
+            self._fresh.clear()
+        self._cohort = Cohort(tuple(self.requests), joined, round_, self._offset_sum)
+        return self._cohort
 
     # -- many rounds at once ------------------------------------------------------------------
 

@@ -190,8 +190,8 @@ class RadixCache:
     def _path(self, end: RadixNode | None) -> list[RadixNode]:
         """The nodes of the path that ends at a node, from below the root on; evicted ones left out."""
         path: list[RadixNode] = []
-        while end is not None and end.parent is not None:
-            if end.size:
+        while end is not None:
+            if end.size:  # the root has none
                 path.append(end)
             end = end.parent
         path.reverse()

@@ -92,10 +92,11 @@ class KVMemory:
         return self._match(request, request.seq_len)
 
     def _match(self, request: Request, stop: int) -> Match:
-        if not self.cache.shares:
+        cache = self.cache
+        if not cache.shares:
             return NO_MATCH
         tokens = first_tokens(request.tokens, stop)
-        match = self.cache.match(tokens, request.extra_key, request.found)
+        match = cache.match(tokens, request.extra_key, request.found)
         request.found = match.node
         return match
 
@@ -134,8 +135,9 @@ class KVMemory:
 
     def plan_round(self, running: RunningBatch) -> DecodeRows | None:
         """Plan the next decode round of a running batch and allocate for it, if it fits."""
-        pool, size = self.pool, self.page_size
-        pages = len(running.requests) if size == 1 else running.pages_needed()
+        pool, size, pages = self.pool, self.page_size, len(running.requests)
+        if size > 1:
+            pages = running.pages_needed()
         if pool.free_tokens < pages * size and not self.round_fits(running):
             return None
         if size > 1:  # after SGLang: as if each member needed a page
