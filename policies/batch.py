@@ -101,19 +101,15 @@ class DecodeRows:
         round: number of this decode round; rounds are launched and committed in order.
     """
 
-    __slots__ = ("cohort", "round")
+    __slots__ = ("cohort", "requests", "round")
 
     def __init__(self, cohort: Cohort, round: int) -> None:  # noqa: A002 - what it is
         self.cohort = cohort
+        self.requests = cohort.requests
         self.round = round
 
     def __len__(self) -> int:
-        return len(self.cohort.requests)
-
-    @property
-    def requests(self) -> tuple[Request, ...]:
-        """The members, in batch order."""
-        return self.cohort.requests
+        return len(self.requests)
 
     @property
     def joined(self) -> tuple[Request, ...]:
@@ -123,7 +119,7 @@ class DecodeRows:
     @property
     def kv_tokens(self) -> int:
         """Sum of the rows' KV lengths, the tokens written in this step included."""
-        return self.cohort.offset_sum + len(self.cohort.requests) * self.round
+        return self.cohort.offset_sum + len(self.requests) * self.round
 
     def kv_len(self, request: Request) -> int:
         """A member's KV length, the token written in this step included."""
@@ -157,7 +153,7 @@ class Batch:
     @property
     def decode_requests(self) -> int:
         """Decode rows."""
-        return 0 if self.decode is None else len(self.decode)
+        return 0 if self.decode is None else len(self.decode.requests)
 
     @property
     def prefill_tokens(self) -> int:
@@ -170,7 +166,8 @@ class Batch:
     @property
     def items(self) -> int:
         """Prefill items and decode rows."""
-        return len(self.prefill) + self.decode_requests
+        rows = self.decode
+        return len(self.prefill) + (0 if rows is None else len(rows.requests))
 
 
 @dataclass(slots=True, eq=False)

@@ -71,14 +71,17 @@ def catch_up(s: Scheduler, done: Repeated) -> tuple[Repetition, ...]:
     Raises:
         RuntimeError: where there were no such rounds.
     """
-    parts, left = [], done.rounds
+    parts, left, ahead = [], done.rounds, bool(s.launched)
     while left:
         assert s.last is not None
-        steady = s.running.steady_rounds(s.last, ahead=bool(s.launched))
+        steady = s.running.steady_rounds(s.last, ahead=ahead)
         rounds = s.batching.at_once(s, min(steady, left)) if steady else 0
-        left -= rounds or 1
-        stops = () if left else done.stops
-        parts.append(_steadily(s, rounds, stops) if rounds else _once(s, stops))
+        if rounds:
+            left -= rounds
+            parts.append(_steadily(s, rounds, () if left else done.stops))
+        if left:  # and then someone leaves, or has just left, or something is evicted
+            left -= 1
+            parts.append(_once(s, () if left else done.stops))
     return tuple(parts)
 
 

@@ -57,7 +57,7 @@ def start_over(request: Request) -> Request:
     request._kv_len = 0
     if request.row is not None:
         request.retractions += 1
-    request.row = request.lock = None
+    request.row = request.lock = request.found = None
     request.prefix_len = request.extend_end = 0
     request.cached_len = request.inserted_len = 0
     request.blocks, request.registered = [], 0

@@ -36,7 +36,6 @@ class RunningBatch:
         full: a former attempt found no room for another request, and nobody has left since.
         planned: decode rounds planned so far.
         committed: decode rounds whose results were accepted.
-        asked: sum of the members' `max_new_tokens`.
     """
 
     def __init__(self, page_size: int) -> None:
@@ -44,13 +43,13 @@ class RunningBatch:
         self.full = False
         self.planned = 0
         self.committed = 0
-        self.asked = 0
         self._page_size = page_size
         self._phases = [0] * page_size  # members by (offset % page_size)
         self._offset_sum = 0  # sum over members of KV length in round r, minus r
+        self._asked_sum = 0  # sum over members of prompt and output tokens asked for
         self._ends: list[tuple[int, int, Request]] = []  # heap: (round count at which it ends)
         self._ending: list[tuple[int, int, Request]] = []  # left, their last token in flight
-        self._serial = count(1)
+        self._serial = count(1)  # of joinings: a request that left has none of them
         self._fresh: list[Request] = []  # joined since the last round was planned
         self._cohort: Cohort | None = None  # None after a change of membership
         self._late: dict[int, list[Request]] = {}  # round in flight -> members that ended meanwhile
@@ -81,6 +80,14 @@ class RunningBatch:
             for r in self.requests
         ]
 
+    def remaining_at_most(self) -> int:
+        """A bound on the sum of `remaining_tokens`, at most one token a member too high.
+
+        A member may lack as many tokens as its KV is shorter than all that it asked for, by the rounds
+        committed, and one more while the first that it samples has not been accepted.
+        """
+        return self._asked_sum - self._offset_sum - len(self.requests) * (self.committed - 1)
+
     # -- membership ---------------------------------------------------------------------------
 
     def join(self, new: Sequence[Request], *, front: bool = False) -> None:
@@ -100,9 +107,7 @@ class RunningBatch:
                 assert request._left is not None
                 assert request._left <= self.committed, "a round is in flight for it"
                 request._kv_len, request._output_len = request.kv_len, request.output_len
-            request._running = self
-            request._joined = planned
-            request._left = None
+            request._running, request._joined, request._left = self, planned, None
             self._count(request, 1)
             sampled = request._kv_len - request.prompt_len + 1  # once its prefill is committed
             ends = planned + request.max_new_tokens - sampled
@@ -148,22 +153,17 @@ class RunningBatch:
         if committed < until:
             for round_ in range(max(committed, joined), until):
                 self._late.setdefault(round_, []).append(request)
-        output_len = request.output_len
+        request._output_len = request.output_len
         request._kv_len += until - joined
         request._running = request._left = None
-        request._output_len = output_len
+        request._join = 0
         return was_member
 
     def _count(self, request: Request, sign: int) -> None:
-        offset = self._offset(request)
+        offset = request._kv_len + 1 - request._joined  # its KV length in round r, minus r
         self._phases[offset % self._page_size] += sign
         self._offset_sum += sign * offset
-        self.asked += sign * request.max_new_tokens
-
-    @staticmethod
-    def _offset(request: Request) -> int:
-        """A member's KV length in round r, minus r."""
-        return request._kv_len + 1 - request._joined
+        self._asked_sum += sign * (request.prompt_len + request.max_new_tokens)
 
     # -- planning -----------------------------------------------------------------------------
 
@@ -176,33 +176,40 @@ class RunningBatch:
 
         Returns whether there were any. They still end by `due` when that token is committed.
         """
-        ends, planned = self._ends, self.planned
-        if not ends or ends[0][0] > planned:
+        if not self._ends or self._ends[0][0] > self.planned:
             return False
-        gone = []
-        while ends and ends[0][0] <= planned:
+        ending = self._take_ends(self.planned)
+        if ending:
+            self._ending += ending
+            self.leave([entry[2] for entry in ending])
+        return bool(ending)
+
+    def _take_ends(self, until: int) -> list[tuple[int, int, Request]]:
+        """Take out of the heap who ends by that round; not those who left, or joined again since."""
+        ends, taken = self._ends, []
+        while ends and ends[0][0] <= until:
             entry = heapq.heappop(ends)
-            if self._is_current(entry):
-                gone.append(entry[2])
-                self._ending.append(entry)
-        if gone:
-            self.leave(gone)
-        return bool(gone)
+            if entry[2]._join == entry[1]:
+                taken.append(entry)
+        return taken
 
     def advance(self) -> DecodeRows:
         """Plan a round: every member becomes one token longer."""
-        planned, cohort = self.planned, self._cohort
-        if cohort is None:
-            joined: tuple[Request, ...] = ()
-            if self._fresh:
-                # once each: a request that was preempted before its first round has joined twice
-                fresh = dict.fromkeys(self._fresh)
-                joined = tuple([r for r in fresh if r._running is self and r._left is None])
-                self._fresh.clear()
-            cohort = Cohort(tuple(self.requests), joined, planned, self._offset_sum)
-            self._cohort = cohort
-        self.planned = planned + 1
-        return DecodeRows(cohort, planned)
+        round_ = self.planned
+        self.planned = round_ + 1
+        cohort = self._cohort or self._new_cohort(round_)
+        return DecodeRows(cohort, round_)
+
+    def _new_cohort(self, round_: int) -> Cohort:
+        """The members from a round on, after a change of membership."""
+        joined: tuple[Request, ...] = ()
+        if self._fresh:
+            # once each: a request that was preempted before its first round has joined twice
+            fresh = dict.fromkeys(self._fresh)
+            joined = tuple([r for r in fresh if r._running is self and r._left is None])
+            self._fresh.clear()
+        self._cohort = Cohort(tuple(self.requests), joined, round_, self._offset_sum)
+        return self._cohort
 
     # -- many rounds at once ------------------------------------------------------------------
 
@@ -212,18 +219,15 @@ class RunningBatch:
         None if anyone joined or left since.
 
         Args:
-            last: the decode batch launched last.
+            last: the batch launched last.
             ahead: whether it is in flight while the next one is planned.
         """
-        rows = last.decode
-        planned, ends = self.planned, self._ends
-        if rows is None or rows.cohort is not self._cohort or rows.round + 1 != planned:
+        rows, ends = last.decode, self._ends
+        if rows is None or rows.cohort is not self._cohort or self._ending:
             return None
-        while ends and not self._is_current(ends[0]):
+        while ends and ends[0][2]._join != ends[0][1]:  # has left
             heapq.heappop(ends)
-        if not ends or self._ending:
-            return None
-        return ends[0][0] - planned - (0 if ahead else 1)
+        return ends[0][0] - self.planned - (not ahead) if ends else None
 
     def departures(self) -> Iterator[DecodeRows]:
         """The rows of the rounds from which on members have left at the length they asked for.
@@ -234,10 +238,10 @@ class RunningBatch:
         while requests:
             round_, left = ends[0][0], len(requests)
             while ends and ends[0][0] == round_:
-                entry = heapq.heappop(ends)
-                if self._is_current(entry):
-                    requests.remove(entry[2])
-                    offset_sum -= self._offset(entry[2])
+                _, join, request = heapq.heappop(ends)
+                if request._join == join:
+                    requests.remove(request)
+                    offset_sum -= request._kv_len + 1 - request._joined
             if len(requests) < left:
                 yield DecodeRows(Cohort(tuple(requests), (), round_, offset_sum), round_)
 
@@ -279,19 +283,12 @@ class RunningBatch:
 
     def due(self) -> list[Request]:
         """The requests that reach their length limit with the rounds committed so far."""
-        if not self._ending and not (self._ends and self._ends[0][0] <= self.committed):
+        ending, ends, committed = self._ending, self._ends, self.committed
+        if not ending and not (ends and ends[0][0] <= committed):
             return []
-        committed = self.committed
-        due = [entry for entry in self._ending if entry[0] <= committed]
-        if due:
-            self._ending = [entry for entry in self._ending if entry[0] > committed]
-        while self._ends and self._ends[0][0] <= self.committed:
-            due.append(heapq.heappop(self._ends))
-        return [entry[2] for entry in due if self._is_current(entry)]
-
-    def _is_current(self, entry: tuple[int, int, Request]) -> bool:
-        request = entry[2]
-        return request._join == entry[1] and request._running is self
+        due = [r for ends_at, join, r in ending if ends_at <= committed and r._join == join]
+        self._ending = [entry for entry in ending if entry[0] > committed]
+        return due + [entry[2] for entry in self._take_ends(committed)]
 
 
 def _new_pages(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:

@@ -84,8 +84,8 @@ class TokenBudget:
         self._claimed = decode_tokens
         self._charges = [decode_tokens]  # what is reserved besides what running requests may need
         self._reserved: float | None = None  # in all, once it was needed
-        asked = running.asked if isinstance(running, RunningBatch) else inf
-        self._reserved_at_most = decode_tokens + asked  # as if all that was asked for came yet
+        most = running.remaining_at_most() if isinstance(running, RunningBatch) else inf
+        self._reserved_at_most = decode_tokens + most
         self._endings: list[tuple[float, int]] | None = None
 
     def _share(self, request: Request) -> float:
@@ -109,10 +109,11 @@ class TokenBudget:
         """Tokens of memory that are needed, or expected to be."""
         if self._reserved is None:
             expected: float = 0
+            ratio, most = self.ratio, CLIP_MAX_NEW_TOKENS
             for request, remaining in _remaining(self._running):
                 # one by one, and then the charges: float sums depend on their order
-                clipped = min(CLIP_MAX_NEW_TOKENS, remaining)
-                expected += clipped * (1.0 if request.ignore_eos else self.ratio)
+                clipped = remaining if remaining < most else most
+                expected += clipped if request.ignore_eos else clipped * ratio
             self._reserved = self._charges[0] + expected
             for charge in self._charges[1:]:
                 self._reserved += charge

@@ -72,18 +72,19 @@ class PrefillFirst(Batching):
         """See `Batching.next_batch`."""
         if s.chunked is not None:
             self._checkpoint_chunk(s, s.chunked)
-        if s.last is not None and s.last.prefill:
-            self._merge_last(s, s.last)
+        last = s.last
+        if last is not None and last.prefill:
+            self._merge_last(s, last)
         due = self._decode_only == 0 or self._interval_is_over(s)
-        anyone = s.waiting or s.chunked is not None
-        batch = self._prefill(s) if due and anyone else None
-        if batch is not None:
-            self._decode_only = s.config.prefill_decode_interval
-            s.processed_tokens += batch.prefill_tokens + batch.decode_requests
-        elif s.running.requests:
-            batch = self._decode(s)
-            if batch is not None and self._counts_decode:
-                s.processed_tokens += self._stale_tokens
+        if due and (s.waiting or s.chunked is not None):
+            batch = self._prefill(s)
+            if batch is not None:
+                self._decode_only = s.config.prefill_decode_interval
+                s.processed_tokens += batch.prefill_tokens + batch.decode_requests
+                return batch
+        batch = self._decode(s) if s.running.requests else None
+        if self._counts_decode and batch is not None:
+            s.processed_tokens += self._stale_tokens
         return batch
 
     # -- bringing the state up to date --------------------------------------------------------
@@ -120,11 +121,9 @@ class PrefillFirst(Batching):
 
     def _interval_is_over(self, s: Scheduler) -> bool:
         """Whether the interval between prefill steps is cut short; else it is one step shorter now."""
-        if len(s.running) < s.config.prefill_decode_interval_min_batch:
-            self._decode_only = 0
-            return True
-        self._decode_only -= 1
-        return False
+        cut_short = len(s.running) < s.config.prefill_decode_interval_min_batch
+        self._decode_only = 0 if cut_short else self._decode_only - 1
+        return cut_short
 
     # -- prefill ------------------------------------------------------------------------------
 
@@ -202,9 +201,9 @@ class PrefillFirst(Batching):
         if limit is not None:
             adapters = AdapterSlots(limit, base_takes_slot=True)
             adapters.hold(running, admitted)
+        if budget.verdict() is Verdict.OTHER:
+            return preempted
         for request in s.waiting if adapters is None else adapters.let_through(s.waiting):
-            if budget.verdict() is Verdict.OTHER:
-                break
             if len(admitted) >= places:
                 running.full = True
             if running.full:
@@ -316,11 +315,11 @@ class PrefillFirst(Batching):
         if self._counts_decode:
             s.processed_tokens += rounds * self._stale_tokens
         running, kv, ratio = s.running, self.kv, s.ratio
-        pages, free = running.pages_ahead(), kv.pool.free_tokens
+        pool, cache, pages = kv.pool, kv.cache, running.pages_ahead()
+        free, cached = pool.free_tokens, (cache.evictable, cache.protected, kv.evicted_tokens)
         falling = ratio.decay_by(rounds)
-        kv.pool.take_pages(running.pages_within(rounds))
+        pool.take_pages(running.pages_within(rounds))
         running.repeat(rounds)
-        cached = kv.cache.evictable, kv.cache.protected, kv.evicted_tokens
         states = partial(states_of, rounds, falling, ratio.value, pages, free, kv.page_size, cached)
         return Repetition(batch, rounds, states)
 
@@ -339,12 +338,12 @@ class PrefillFirst(Batching):
                 self._commit_prefill(s, item, first in stops)
             first += 1
         rows = batch.decode
-        if rows is not None:
-            late = s.running.commit(rows)
-            dropped.extend(late)
-            stopped = {rows.requests[i - first] for i in stops if i >= first}
-            self.end_rows(s, rows, stopped.difference(late) if late else stopped)
-        return tuple(dropped)
+        if rows is None:
+            return tuple(dropped)
+        late = s.running.commit(rows)
+        stopped = {rows.requests[i - first] for i in stops if i >= first} if stops else set()
+        self.end_rows(s, rows, stopped.difference(late) if late else stopped)
+        return (*dropped, *late)
 
     def _commit_prefill(self, s: Scheduler, item: PrefillItem, stop: bool) -> None:
         request, seq_len = item.request, item.start + item.length

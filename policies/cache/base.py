@@ -34,8 +34,20 @@ class PrefixCache(Protocol):
     protected: int  # tokens that requests hold
     shares: bool  # False: finds and keeps nothing, ever
 
-    def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:
-        """The longest cached prefix, floored to pages. Counts as a use of it."""
+    def match(
+        self,
+        tokens: Int32Array | TokenPrefix,
+        extra_key: str | None = None,
+        known: Any = None,
+    ) -> Match:
+        """The longest cached prefix, floored to pages. Counts as a use of it.
+
+        Args:
+            tokens: the sequence, or its int32 ids, shape (n,).
+            extra_key: namespace.
+            known: where an earlier match of the same sequence ended, or of one that it goes on with. What
+                is still cached of that path need not be looked for.
+        """
         ...
 
     def insert(

@@ -20,7 +20,12 @@ class NoCache:
     protected = 0
     shares = False
 
-    def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:  # noqa: ARG002
+    def match(
+        self,
+        tokens: Int32Array | TokenPrefix,  # noqa: ARG002
+        extra_key: str | None = None,  # noqa: ARG002
+        known: Any = None,  # noqa: ARG002
+    ) -> Match:
         """Nothing."""
         return NO_MATCH
 

@@ -33,7 +33,7 @@ class RadixNode:
     Attributes:
         tokens: what the edge to it is part of: a whole number of pages of it.
         start: where in it the edge begins, as many tokens as there are above.
-        size: tokens on the edge.
+        size: tokens on the edge; none once it was evicted.
         pages: the page numbers that hold them, or None where pages are only counted.
         children: by first token, or by first page where another has the same first token, or by None
             while there is one only and nobody has asked; in order of creation, and a split keeps its place.
@@ -118,16 +118,27 @@ class RadixCache:
 
     # -- looking up and entering --------------------------------------------------------------
 
-    def match(self, tokens: Int32Array | TokenPrefix, extra_key: str | None = None) -> Match:
+    def match(
+        self,
+        tokens: Int32Array | TokenPrefix,
+        extra_key: str | None = None,
+        known: RadixNode | None = None,
+    ) -> Match:
         """See `PrefixCache.match`. A match inside an edge splits it."""
         prefix = _as_prefix(tokens)
         stop = len(prefix) // self.page_size * self.page_size
         at, node = 0, self.root
-        while at < stop:
-            child, common = self._below(node, prefix, at, stop, extra_key)
-            if child is None:
+        for child in self._path(known):
+            if at == stop:
                 break
+            common = min(child.size, stop - at)
             node = self._enter(child, common)
+            at += common
+        while at < stop:
+            below, common, _ = self._below(node, prefix, at, stop, extra_key)
+            if below is None:
+                break
+            node = self._enter(below, common)
             at += common
         return Match(at, node) if at else self._no_match
 
@@ -145,16 +156,18 @@ class RadixCache:
         stop = len(prefix) // self.page_size * self.page_size
         node, at = self.root, 0
         for child in self._path(held):  # all of it is there, and is entered as the rest below
-            node = child
-            self._touch(node)
+            node = self._enter(child, child.size)
             node.priority = max(node.priority, priority)
             at += node.size
             if at > inserted_len:
                 node.hits += 1
         while at < stop:
-            below, common = self._below(node, prefix, at, stop, extra_key)
+            below, common, edge = self._below(node, prefix, at, stop, extra_key)
             if below is None:
-                leaf = self._grow(node, prefix, at, stop, pages, extra_key, priority)
+                leaf = self._grow(node, edge, prefix, at, stop, extra_key)
+                leaf.priority = priority
+                if pages is not None:
+                    leaf.pages = pages[at // self.page_size : stop // self.page_size].copy()
                 if held is None:
                     self._offer(leaf)
                 return Match(at, leaf)
@@ -175,10 +188,11 @@ class RadixCache:
             entered.priority = max(entered.priority, priority)
 
     def _path(self, end: RadixNode | None) -> list[RadixNode]:
-        """The nodes of the path that ends at a node, from below the root on."""
+        """The nodes of the path that ends at a node, from below the root on; evicted ones left out."""
         path: list[RadixNode] = []
-        while end is not None and end.parent is not None:
-            path.append(end)
+        while end is not None:
+            if end.size:  # the root has none
+                path.append(end)
             end = end.parent
         path.reverse()
         return path
@@ -190,35 +204,30 @@ class RadixCache:
         at: int,
         stop: int,
         extra_key: str | None,
-    ) -> tuple[RadixNode | None, int]:
-        """The child with which a prefix goes on, and how many tokens they share: whole pages."""
-        if not node.children:
-            return None, 0
-        page = self.page_size
-        edge = self._edge(node, prefix, at, extra_key)
-        child = node.children.get(edge)
-        if child is not None:
-            shared = prefix.agreement(child.tokens, at, min(at + child.size, stop))
-            if shared >= page:
-                return child, shared // page * page
-        if edge in node.crowded:  # others begin with the same token
-            child = node.children.get(self._page(prefix, at, extra_key))
-            if child is not None:
-                shared = prefix.agreement(child.tokens, at, min(at + child.size, stop))
-                if shared >= page:
-                    return child, shared // page * page
-        return None, 0
+    ) -> tuple[RadixNode | None, int, Hashable]:
+        """The child with which a prefix goes on, and how many tokens they share: whole pages.
 
-    @staticmethod
-    def _edge(node: RadixNode, prefix: TokenPrefix, at: int, extra_key: str | None) -> Hashable:
-        """What a child of `node` is filed under, unless its first token is taken by another."""
-        if None in node.children:  # the only one until now
-            child = node.children.pop(None)
-            child.edge = child.tokens.id_at(child.start)
-            node.children[child.edge] = child
+        Also what a child with the prefix's next token is filed under, unless another has taken that.
+        """
+        children, page = node.children, self.page_size
+        if at and not children:
+            return None, 0, None
+        if None in children:  # the only one until now
+            only = children.pop(None)
+            only.edge = only.tokens.id_at(only.start)
+            children[only.edge] = only
         first = prefix.id_at(at)
         # below the root a child is found by its namespace, too
-        return first if at or extra_key is None else (extra_key, first)
+        edge = first if at or extra_key is None else (extra_key, first)
+        child = children.get(edge)
+        shared = 0
+        if child is not None:
+            shared = prefix.agreement(child.tokens, at, min(at + child.size, stop))
+        if shared < page and edge in node.crowded:  # others begin with the same token
+            child = children.get(self._page(prefix, at, extra_key))
+            if child is not None:
+                shared = prefix.agreement(child.tokens, at, min(at + child.size, stop))
+        return (child, shared // page * page, edge) if shared >= page else (None, 0, edge)
 
     def _page(self, prefix: TokenPrefix, at: int, extra_key: str | None) -> Hashable:
         """What a child is filed under if its first token is taken by another: its first page."""
@@ -230,15 +239,14 @@ class RadixCache:
 
         The lower part of a split counts as used too, as it does in SGLang.
         """
-        node = self._split(child, common) if common < child.size else child
-        self._touch(node)
-        if node is not child:
-            self._touch(child)
-        return node
-
-    def _touch(self, node: RadixNode) -> None:
+        node = child
+        if common < child.size:
+            node = self._split(child, common)
+            self._clock += 1
+            node.last_access = self._clock
         self._clock += 1
-        node.last_access = self._clock
+        child.last_access = self._clock
+        return node
 
     def _split(self, node: RadixNode, at: int) -> RadixNode:
         """Cut the edge to `node` after `at` tokens; returns the new upper part."""
@@ -261,27 +269,20 @@ class RadixCache:
     def _grow(
         self,
         parent: RadixNode,
+        edge: Hashable,
         prefix: TokenPrefix,
         start: int,
         stop: int,
-        pages: Int32Array | None,
         extra_key: str | None,
-        priority: int,
     ) -> RadixNode:
-        """Hang a new leaf below `parent`, for the places [start, stop)."""
-        size = self.page_size
-        own = None if pages is None else pages[start // size : stop // size].copy()
-        edge: Hashable = None
-        if parent.children or not start:
-            edge = self._edge(parent, prefix, start, extra_key)
-            if edge in parent.children:
-                parent.crowded = parent.crowded | {edge}
-                edge = self._page(prefix, start, extra_key)
-        leaf = RadixNode(parent, edge, prefix.keep(start, stop), start, stop - start, own)
+        """Hang a new leaf below `parent`, for the places [start, stop); `edge` is as `_below` gives it."""
+        if edge in parent.children:
+            parent.crowded = parent.crowded | {edge}
+            edge = self._page(prefix, start, extra_key)
+        leaf = RadixNode(parent, edge, prefix.keep(start, stop), start, stop - start, None)
         parent.children[edge] = leaf
         self._clock += 1
         leaf.created = leaf.last_access = self._clock
-        leaf.priority = priority
         leaf.hits = 1
         self.evictable += stop - start
         return leaf
@@ -353,6 +354,7 @@ class RadixCache:
         del parent.children[leaf.edge]
         self.evictable -= leaf.size
         self._free_pages(leaf.size // self.page_size, leaf.pages)
+        leaf.size = 0
         if not parent.children and not parent.locks:
             self._offer(parent)
 

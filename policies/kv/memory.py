@@ -85,16 +85,20 @@ class KVMemory:
 
     def match(self, request: Request) -> Match:
         """The cached prefix a prefill could start from: at least one token is left to compute."""
-        if not self.cache.shares:
-            return NO_MATCH
-        prefix = first_tokens(request.tokens, request.seq_len - 1)
-        return self.cache.match(prefix, request.extra_key)
+        return self._match(request, request.seq_len - 1)
 
     def match_whole(self, request: Request) -> Match:
         """The cached prefix of all of a request's tokens."""
-        if not self.cache.shares:
+        return self._match(request, request.seq_len)
+
+    def _match(self, request: Request, stop: int) -> Match:
+        cache = self.cache
+        if not cache.shares:
             return NO_MATCH
-        return self.cache.match(first_tokens(request.tokens, request.seq_len), request.extra_key)
+        tokens = first_tokens(request.tokens, stop)
+        match = cache.match(tokens, request.extra_key, request.found)
+        request.found = match.node
+        return match
 
     def hold(self, request: Request, match: Match) -> None:
         """The prefix a request is admitted with is its own to hold from now on, and locked already."""
@@ -131,8 +135,9 @@ class KVMemory:
 
     def plan_round(self, running: RunningBatch) -> DecodeRows | None:
         """Plan the next decode round of a running batch and allocate for it, if it fits."""
-        pool, size = self.pool, self.page_size
-        pages = len(running.requests) if size == 1 else running.pages_needed()
+        pool, size, pages = self.pool, self.page_size, len(running.requests)
+        if size > 1:
+            pages = running.pages_needed()
         if pool.free_tokens < pages * size and not self.round_fits(running):
             return None
         if size > 1:  # after SGLang: as if each member needed a page
@@ -180,29 +185,24 @@ class KVMemory:
         """
         if not self.cache.shares:
             return
-        row, held_len = request.row, request.cached_len
+        row, held, held_len = request.row, request.lock, request.cached_len
         assert row is not None
         size, cache, pool = self.page_size, self.cache, self.pool
         end = up_to // size * size
         pages = pool.read(row, 0, end) if pool.indexed else None
-        priority = request.priority or 0
-        entered = cache.insert(
-            first_tokens(request.tokens, end),
-            pages,
-            request.extra_key,
-            priority,
-            request.inserted_len,
-            request.lock,
+        tokens, priority = first_tokens(request.tokens, end), request.priority or 0
+        length, node = cache.insert(
+            tokens, pages, request.extra_key, priority, request.inserted_len, held
         )
-        if entered.length > held_len:
-            pool.free_range(row, held_len, entered.length)
+        if length > held_len:
+            pool.free_range(row, held_len, length)
         prompt_end = request.prompt_len // size * size
         if 0 < prompt_end < end:
-            cache.enter_again(entered.node, prompt_end, priority + 1)
+            cache.enter_again(node, prompt_end, priority + 1)
+        cache.lock(node, held)
+        request.lock = node
         request.cached_len = request.inserted_len = end
-        cache.lock(entered.node, request.lock)
-        request.lock = entered.node
-        if pool.indexed and entered.length > held_len:
+        if pool.indexed and length > held_len:
             self._point_at_cache(request, held_len)
 
     def _point_at_cache(self, request: Request, start: int) -> None:
@@ -223,7 +223,7 @@ class KVMemory:
             self.pool.give_row(request.row)
         if request.lock is not None:
             self.cache.unlock(request.lock)
-        request.row = request.lock = None
+        request.row = request.lock = request.found = None
         request.prefix_len = request.extend_end = 0
         request.cached_len = request.inserted_len = 0
         request._kv_len = 0

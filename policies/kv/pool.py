@@ -104,11 +104,12 @@ class CountingPool:
 
     def take_pages(self, pages: int) -> None:
         """See `KVPool`."""
-        tokens = pages * self.page_size
-        if tokens > self.free_tokens:
+        left = self.free_tokens - pages * self.page_size
+        if left < 0:
+            tokens = pages * self.page_size
             msg = f"{tokens} tokens of KV asked for, {self.free_tokens} of {self.capacity} are free"
             raise OutOfPagesError(msg)
-        self.free_tokens -= tokens
+        self.free_tokens = left
 
     def extend(self, row: int, have: int, want: int) -> None:  # noqa: ARG002 - counts only
         """See `KVPool`."""

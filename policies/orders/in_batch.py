@@ -37,10 +37,11 @@ def held_back(
         if match.length > check:
             continue
         tokens = first_tokens(request.tokens, request.seq_len)
-        if ahead.match(tokens, request.extra_key).length >= share:
+        found = ahead.match(tokens, request.extra_key)
+        if found.length >= share:
             held.add(request)
         else:
-            ahead.insert(tokens, None, request.extra_key)
+            ahead.insert(tokens, None, request.extra_key, held=found.node)
     return held
 
 
