@@ -196,7 +196,7 @@ def test_an_engines_table_names_keys_that_there_are(name: str) -> None:
         ),
         (
             ["preset=vllm", "policy.batching_options.water=0.1"],
-            "'decode-first' has no option 'water'; it takes max_num_batched_tokens, .*reuse_unhashed_first$",
+            "'decode-first' has no option 'water'; it takes max_num_batched_tokens, .*_unhashed_first$",
         ),
         (
             [
