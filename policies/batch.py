@@ -206,8 +206,8 @@ class Inbox:
 class RoundStates(NamedTuple):
     """The scheduler's state as each of many launches left it.
 
-    Each is an array of shape (rounds,), or one value where it stays the same; a single value of
-    `evicted_tokens` means that nothing was evicted. Token counts are int64.
+    Each is an array of shape (rounds,), or one value where it stays the same: a single value of
+    `evicted_tokens` means that only the first launch evicted, if any did. Token counts are int64.
     """
 
     new_token_ratio: npt.NDArray[np.float64] | float

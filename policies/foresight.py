@@ -109,14 +109,10 @@ def _once(s: Scheduler, stops: Sequence[int]) -> Repetition:
             f"a world went through more rounds at once than batching {s.config.batching!r} has: "
             f"{s.describe()}"
         )
-    tokens = s.ratio.value, memory.free, memory.evictable, memory.protected
-    evicted = memory.evicted_tokens
+    tokens = memory.free, memory.evictable, memory.protected, memory.evicted_tokens
+    state = RoundStates(s.ratio.value, *tokens)
     s.batching.commit(s, s.launched.popleft(), set(stops))
-
-    def states() -> RoundStates:  # an array of one: this round may have evicted
-        return RoundStates(*tokens, np.array([evicted], dtype=np.int64))
-
-    return Repetition(batch, 1, states, s.take_ended())
+    return Repetition(batch, 1, lambda: state, s.take_ended())
 
 
 def states_of(

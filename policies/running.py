@@ -293,5 +293,7 @@ class RunningBatch:
 
 def _new_pages(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
     """See `RunningBatch.pages_ahead`; `place` is that of the first round's phase."""
+    if len(phases) == 1:  # every member, every round
+        return np.full(rounds, phases[0])
     places = (place - np.arange(rounds)) % len(phases)
     return np.array(phases, dtype=np.int64)[places]

@@ -90,8 +90,8 @@ class LeapRows:
         for rounds, states in self._states:
             gone, count = states.evicted_tokens, min(left, rounds)
             left -= count
-            if count and isinstance(gone, np.ndarray):
-                self.evicted_after = int(gone[count - 1])
+            if count:
+                self.evicted_after = int(gone[count - 1] if isinstance(gone, np.ndarray) else gone)
 
     def __len__(self) -> int:
         return self._rounds - self._overlapped
@@ -170,6 +170,8 @@ def _newly_evicted(blocks: Sequence[LeapRows], rounds: int) -> Int64Array:
             if isinstance(gone, np.ndarray):
                 new[at : at + count] = np.diff(gone, prepend=before)
                 before = int(gone[-1])
+            elif gone != before:
+                new[at], before = gone - before, gone
             at += count
     return new
 
