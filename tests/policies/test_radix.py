@@ -159,6 +159,8 @@ class Pair:
         self.model = Segments(page_size, eviction)
         self.locks: list[tuple[Any, Any, str | None, Key]] = []
         self._next_page = 1
+        # where a sequence, or one that is longer or shorter, was found to the last time
+        self.found: dict[tuple[str | None, Key], tuple[Any, Any]] = {}
 
     def _free(self, count: int, pages: Any) -> None:
         assert len(pages) == count
@@ -183,8 +185,11 @@ class Pair:
 
     def match(self, namespace: str | None, key: Key, *, lock: bool) -> None:
         tokens = np.array(key, dtype=np.int32)
-        ours = self.indexed.match(tokens, namespace)
-        counted = self.counting.match(tokens, namespace)
+        found, found_counted = self.found.get((namespace, key), (None, None))
+        ours = self.indexed.match(tokens, namespace, found)  # cut or evicted since, or not
+        counted = self.counting.match(tokens, namespace, found_counted)
+        for alike in (key, key[:-1], (*key, 3), (*key, 4)):
+            self.found[namespace, alike] = ours.node, counted.node
         path = self.model.walk(namespace, key)
         assert ours.length == counted.length == (len(path[-1].path) if path else 0)
         self._check_pages(ours.node, namespace, key[: ours.length])
