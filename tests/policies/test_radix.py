@@ -389,3 +389,16 @@ def test_a_broken_tree_is_noticed() -> None:
     end.locks = 1
     with pytest.raises(AssertionError, match="evictable: 2, really 0"):
         tree.check()
+
+
+def test_what_was_known_and_is_evicted_is_not_found() -> None:
+    tree = RadixCache(1, EVICTIONS.create("lru"), free_nothing)
+    long, short = np.array([5, 6, 7], dtype=np.int32), np.array([5, 6], dtype=np.int32)
+    tree.insert(long, None)
+    tree.insert(short, None)  # cuts the path: 7 stands alone
+    known = tree.match(long).node
+    assert tree.match(short, None, known).length == 2
+    assert tree.evict(1) == 1
+    assert tree.match(long, None, known).length == 2
+    assert tree.evict(2) == 2
+    assert tree.match(long, None, known).length == 0
