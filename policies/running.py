@@ -81,10 +81,10 @@ class RunningBatch:
         ]
 
     def remaining_at_most(self) -> int:
-        """A bound on the sum of `remaining_tokens`, at most one token a member too high.
+        """No less than the sum of `remaining_tokens`, and hardly more, without a look at members.
 
-        A member may lack as many tokens as its KV is shorter than all that it asked for, by the rounds
-        committed, and one more while the first that it samples has not been accepted.
+        Each may produce what its KV, by the rounds committed, is short of all that it asked for; and one
+        token more while its prefill is in flight.
         """
         return self._asked_sum - self._offset_sum - len(self.requests) * (self.committed - 1)
 
@@ -108,11 +108,8 @@ class RunningBatch:
                 assert request._left <= self.committed, "a round is in flight for it"
                 request._kv_len, request._output_len = request.kv_len, request.output_len
             request._running, request._joined, request._left = self, planned, None
-            self._count(request, 1)
-            sampled = request._kv_len - request.prompt_len + 1  # once its prefill is committed
-            ends = planned + request.max_new_tokens - sampled
             request._join = next(self._serial)
-            heapq.heappush(self._ends, (ends, request._join, request))
+            heapq.heappush(self._ends, (self._count(request, 1), request._join, request))
         self.requests = [*new, *self.requests] if front else [*self.requests, *new]
         self._fresh.extend(new)
         self._cohort = None
@@ -159,11 +156,14 @@ class RunningBatch:
         request._join = 0
         return was_member
 
-    def _count(self, request: Request, sign: int) -> None:
+    def _count(self, request: Request, sign: int) -> int:
+        """Count a member in or out; returns the round count at which it has all that it asked for."""
         offset = request._kv_len + 1 - request._joined  # its KV length in round r, minus r
+        asked = request.prompt_len + request.max_new_tokens
         self._phases[offset % self._page_size] += sign
         self._offset_sum += sign * offset
-        self._asked_sum += sign * (request.prompt_len + request.max_new_tokens)
+        self._asked_sum += sign * asked
+        return asked - offset  # the token after its KV was sampled by its prefill
 
     # -- planning -----------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ class TokenBudget:
             ratio, most = self.ratio, CLIP_MAX_NEW_TOKENS
             for request, remaining in _remaining(self._running):
                 # one by one, and then the charges: float sums depend on their order
-                clipped = min(most, remaining)
+                clipped = min(remaining, most)
                 expected += clipped if request.ignore_eos else clipped * ratio
             self._reserved = self._charges[0] + expected
             for charge in self._charges[1:]:

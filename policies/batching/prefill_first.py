@@ -103,11 +103,12 @@ class PrefillFirst(Batching):
 
         After a mixed step they stand before the rows that rode along, as the mixed batch had them.
         """
-        unfinished = s.chunked, last.chunked
         new = [
             item.request
             for item in last.prefill
-            if item.epoch == item.request.epoch and item.request not in unfinished
+            if item.epoch == item.request.epoch
+            and item.request is not s.chunked
+            and item.request is not last.chunked
         ]
         mixed = last.decode is not None
         if len(new) < len(last.prefill):
@@ -201,7 +202,7 @@ class PrefillFirst(Batching):
         if limit is not None:
             adapters = AdapterSlots(limit, base_takes_slot=True)
             adapters.hold(running, admitted)
-        if budget.verdict() is Verdict.OTHER:
+        if (admitted or self.shares_steps) and budget.verdict() is Verdict.OTHER:
             return preempted
         for request in s.waiting if adapters is None else adapters.let_through(s.waiting):
             if len(admitted) >= places:

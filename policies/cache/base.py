@@ -45,8 +45,8 @@ class PrefixCache(Protocol):
         Args:
             tokens: the sequence, or its int32 ids, shape (n,).
             extra_key: namespace.
-            known: where an earlier match of the same sequence ended, or of one that it goes on with. What
-                is still cached of that path need not be looked for.
+            known: where an earlier match ended, of this sequence or of one that begins with it or that it
+                begins with. What is still cached of that path need not be looked for.
         """
         ...
 

@@ -129,11 +129,11 @@ class RadixCache:
         stop = len(prefix) // self.page_size * self.page_size
         at, node = 0, self.root
         for child in self._path(known):
-            if at == stop:
+            if at + child.size > stop:
                 break
-            common = min(child.size, stop - at)
-            node = self._enter(child, common)
-            at += common
+            node, at = child, at + child.size
+            self._clock += 1
+            node.last_access = self._clock
         while at < stop:
             below, common, _ = self._below(node, prefix, at, stop, extra_key)
             if below is None:
@@ -303,7 +303,7 @@ class RadixCache:
         """See `PrefixCache.lock`."""
         at = node
         while at is not held and at.parent is not None:
-            if at.locks == 0:
+            if not at.locks:
                 self.evictable -= at.size
                 self.protected += at.size
             at.locks += 1

@@ -159,6 +159,8 @@ class Pair:
         self.model = Segments(page_size, eviction)
         self.locks: list[tuple[Any, Any, str | None, Key]] = []
         self._next_page = 1
+        # where a sequence, or one that is longer or shorter, was found to the last time
+        self.found: dict[tuple[str | None, Key], tuple[Any, Any]] = {}
 
     def _free(self, count: int, pages: Any) -> None:
         assert len(pages) == count
@@ -183,8 +185,11 @@ class Pair:
 
     def match(self, namespace: str | None, key: Key, *, lock: bool) -> None:
         tokens = np.array(key, dtype=np.int32)
-        ours = self.indexed.match(tokens, namespace)
-        counted = self.counting.match(tokens, namespace)
+        found, found_counted = self.found.get((namespace, key), (None, None))
+        ours = self.indexed.match(tokens, namespace, found)  # cut or evicted since, or not
+        counted = self.counting.match(tokens, namespace, found_counted)
+        for alike in (key, key[:-1], (*key, 3), (*key, 4)):
+            self.found[namespace, alike] = ours.node, counted.node
         path = self.model.walk(namespace, key)
         assert ours.length == counted.length == (len(path[-1].path) if path else 0)
         self._check_pages(ours.node, namespace, key[: ours.length])
@@ -384,3 +389,16 @@ def test_a_broken_tree_is_noticed() -> None:
     end.locks = 1
     with pytest.raises(AssertionError, match="evictable: 2, really 0"):
         tree.check()
+
+
+def test_what_was_known_and_is_evicted_is_not_found() -> None:
+    tree = RadixCache(1, EVICTIONS.create("lru"), free_nothing)
+    long, short = np.array([5, 6, 7], dtype=np.int32), np.array([5, 6], dtype=np.int32)
+    tree.insert(long, None)
+    tree.insert(short, None)  # cuts the path: 7 stands alone
+    known = tree.match(long).node
+    assert tree.match(short, None, known).length == 2
+    assert tree.evict(1) == 1
+    assert tree.match(long, None, known).length == 2
+    assert tree.evict(2) == 2
+    assert tree.match(long, None, known).length == 0

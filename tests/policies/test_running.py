@@ -153,6 +153,8 @@ class Model:
         assert len(self.running) == len(self.members)
         assert self.running.in_flight == len(self.flight)
         assert self.running.kv_tokens == sum(n.kv_len for n in self.members)
+        remaining, most = sum(self.running.remaining_tokens()), self.running.remaining_at_most()
+        assert remaining <= most <= remaining + 2 * len(self.members)
         for naive in (*self.members, *self.left):
             self.check_one(naive)
 
