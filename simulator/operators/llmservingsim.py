@@ -3,7 +3,8 @@
 A folder `<gpu>/<model>/<variant>/tp<n>/` of CSV files, plain or gzipped, times in microseconds of one
 layer, as vLLM's own layers take them in eager mode: `dense.csv` over tokens, `per_sequence.csv` over
 rows, `attention.csv` over prefill chunk, cached tokens, decode rows and KV length together, `moe.csv`
-over tokens and experts touched, and `skew.csv`, decode rows of unequal length beside equal ones.
+over tokens and experts touched, and `skew.csv`, decode rows of unequal length beside equal ones. What
+was measured, `meta.yaml` beside them says, else the path.
 
 Products go in steps between the sizes measured: a kernel computes whole tiles, and a step that vLLM
 replays as a CUDA graph has as many tokens as one captured. A size takes what the next such one takes.
@@ -14,13 +15,15 @@ in the profile's approximations. Experts see tokens as even routing sends them.
 
 from __future__ import annotations
 
+import gzip
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.yaml_text import read_yaml
 from simulator.operators.curve import Curve
 from simulator.operators.mixed_attention import MixedAttention, MixedWork
 from simulator.operators.monotone import monotone
@@ -127,7 +130,7 @@ def read_llmservingsim(
     where = root.parts[-4:]
     return OperatorProfile(
         model=model.name,
-        gpu=where[0],
+        gpu=str(read_meta(root).get("hardware", where[0])),
         weight_dtype="bfloat16",
         kv_dtype="bfloat16",
         parallel=parallel,
@@ -138,6 +141,23 @@ def read_llmservingsim(
         attention=attention(_read(here, "attention"), _read(here, "skew"), query, kv),
         approximations=tuple(remarks),
     )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a variant's folder says of itself in `meta.yaml`; nothing where there is none.
+
+    Raises:
+        TableError: where it cannot be read.
+    """
+    for path in (folder / "meta.yaml", folder / "meta.yaml.gz"):
+        if path.is_file():
+            try:
+                data = path.read_bytes()
+                meta = read_yaml((gzip.decompress(data) if path.suffix == ".gz" else data).decode())
+            except (OSError, ValueError) as error:
+                raise TableError(f"{path} cannot be read: {error}") from None
+            return meta if isinstance(meta, dict) else {}
+    return {}
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.config import ConfigError
-from policies.yaml_text import read_yaml
 from simulator.data_parallel import simulate_ranks
-from simulator.operators.llmservingsim import Link, read_llmservingsim
+from simulator.operators.llmservingsim import Link, read_llmservingsim, read_meta
+from simulator.operators.tables import TableError
 from simulator.profile import mismatches
 from simulator.simulation import as_config, simulate
 from traces.real_runs.our_run import from_run
@@ -94,8 +93,8 @@ def latency_section(
     path = Path(profile)
     if not path.is_dir():
         return {"model": _kind(path), "profile": str(profile)}
-    _check_model(path, setup)
     try:
+        _check_model(path, setup)
         condensed = read_llmservingsim(
             path.resolve(), setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
         )
@@ -123,23 +122,13 @@ def link_of(real: RealRun, parallel: Parallel) -> Link | None:
 
 
 def _check_model(folder: Path, setup: Setup) -> None:
-    """See that a folder of LLMServingSim's is of the run's model, where its `meta.yaml` says so."""
-    files = (folder / "meta.yaml", folder / "meta.yaml.gz")
-    file = next((path for path in files if path.is_file()), None)
-    if file is None:
-        return
-    data = file.read_bytes()
-    try:
-        meta = read_yaml((gzip.decompress(data) if file.suffix == ".gz" else data).decode())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--profile: {file} cannot be read: {error}") from None
-    measured = meta.get("model") if isinstance(meta, dict) else None
+    """See that a folder of LLMServingSim's is of the run's model, where it says of which it is."""
+    measured = read_meta(folder).get("model")
     if isinstance(measured, str):
-        wrong, _ = mismatches(
-            measured, "", setup.model.name, ""
-        )  # the config says for which device
+        # which device it is for, the config says
+        wrong, _ = mismatches(measured, "", setup.model.name, "")
         if wrong:
-            raise ConfigError(f"--profile: {folder}: {wrong[0]}; give the folder of that model")
+            raise TableError(f"{folder}: {wrong[0]}; give the folder of that model")
 
 
 def _kind(path: Path) -> str:

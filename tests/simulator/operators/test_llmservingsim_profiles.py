@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -122,6 +123,13 @@ def test_a_split_model_needs_a_link() -> None:
 def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
     profile().save(tmp_path / "p.json")
     assert OperatorProfile.load(tmp_path / "p.json") == profile()
+
+
+@needs_profiles
+def test_which_gpu_was_measured_is_written_beside_it(tmp_path: Path) -> None:
+    shutil.copytree(LLAMA, tmp_path / "moved")
+    model = ModelShape.load("meta-llama/Llama-3.1-8B")
+    assert read_llmservingsim(tmp_path / "moved", model).gpu == "RTXPRO6000"
 
 
 def test_several_prompts_count_as_one_with_as_many_pairs() -> None:
