@@ -2,15 +2,18 @@
 
 The rule is SGLang's (0.5.x, `--mem-fraction-static`): a fraction of the memory that is free before
 the weights are loaded holds weights and KV pool together; the rest is kept for activations and CUDA
-graphs. Unless given, the fraction follows SGLang's own heuristic, which knows only the GPU's memory
-and the prefill chunk. Llama-3.1-8B on an H100 at 0.88 gives 54.3 GiB of KV, as SGLang logs it.
+graphs. Unless given, the fraction follows SGLang's own heuristic, which knows only the GPU's memory,
+the prefill chunk and how many GPUs there are. Llama-3.1-8B on an H100 at 0.88 gives 54.3 GiB of KV, as
+SGLang logs it. Where a model is split, what counts is one GPU's part of its weights and of its KV.
 
-It does not know tensor parallelism, LoRA adapters, draft models or fragmentation.
+It does not know LoRA adapters, draft models or fragmentation.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from simulator.operators.shards import Parallel, bytes_per_gpu
 
 if TYPE_CHECKING:
     from policies.model_shape import ModelShape
@@ -24,7 +27,7 @@ _GIB: Final = 1 << 30
 CUDA_CONTEXT_BYTES: Final = 600 * _MIB
 
 # (GPU memory below this many MiB, default prefill chunk, largest decode batch captured in a CUDA
-# graph), tensor parallelism 1; `_handle_gpu_memory_settings` in SGLang's server_args.py.
+# graph), as for tensor parallelism 1; `_handle_gpu_memory_settings` in SGLang's server_args.py.
 _SGLANG_TIERS: Final = (
     (20 * 1024, 2048, 8),
     (35 * 1024, 2048, 24),
@@ -34,16 +37,19 @@ _SGLANG_TIERS: Final = (
 _SGLANG_LARGEST_TIER: Final = (16384, 512)
 
 
-def auto_mem_fraction(device: Device, *, chunked_prefill_size: int | None = None) -> float:
+def auto_mem_fraction(
+    device: Device, *, chunked_prefill_size: int | None = None, gpus: int = 1
+) -> float:
     """The share of a device's memory for weights and KV pool that SGLang would choose.
 
     It reserves 512 MiB for metadata, 1.5 MiB per token of a prefill chunk for activations, 2 MiB
-    per request of the largest captured decode batch and 128 MiB for one GPU; at least 10 GiB on
+    per request of the largest captured decode batch and 128 MiB for each GPU; at least 10 GiB on
     GPUs of more than 60 GiB. 0.906 on an H200, 0.834 on an H100, 0.844 on an RTX 4090.
 
     Args:
         device: the GPU.
         chunked_prefill_size: tokens of a prefill chunk; None for SGLang's default on this GPU.
+        gpus: over which the model is split.
 
     Raises:
         ValueError: where the reserve leaves nothing.
@@ -56,7 +62,7 @@ def auto_mem_fraction(device: Device, *, chunked_prefill_size: int | None = None
             break
     if chunked_prefill_size is not None:
         chunk = chunked_prefill_size
-    reserved_mib = 512 + 1.5 * max(chunk, 2048) + 2 * graph_batch + 128
+    reserved_mib = 512 + 1.5 * max(chunk, 2048) + 2 * graph_batch + 128 * gpus
     if memory_mib > 60 * 1024:
         reserved_mib = max(reserved_mib, 10 * 1024)
     fraction = round((memory_mib - reserved_mib) / memory_mib, 3)
@@ -78,31 +84,40 @@ def kv_capacity_tokens(
     mem_fraction: float | None = None,
     chunked_prefill_size: int | None = None,
     page_size: int = 1,
+    parallel: Parallel | None = None,
 ) -> int:
     """Tokens of KV cache that fit, a whole number of pages.
 
     Args:
         model: whose weights and KV.
-        device: one GPU.
+        device: each GPU.
         kv_dtype: precision of keys and values; `auto` is the checkpoint's.
         weight_dtype: precision of the layers' matrices; `auto` is the checkpoint's.
         mem_fraction: share of the memory for weights and KV pool, in (0, 1]; None for
             `auto_mem_fraction`.
         chunked_prefill_size: tokens of a prefill chunk, for `auto_mem_fraction`.
         page_size: tokens of a page.
+        parallel: how the model is split; None for one GPU.
 
     Raises:
         ValueError: when not even one page fits; says how many bytes are missing, and what helps.
     """
+    parallel = parallel or Parallel()
     if page_size < 1:
         raise ValueError(f"page_size is {page_size}; expected >= 1")
     if mem_fraction is None:
-        mem_fraction = auto_mem_fraction(device, chunked_prefill_size=chunked_prefill_size)
+        mem_fraction = auto_mem_fraction(
+            device,
+            chunked_prefill_size=chunked_prefill_size,
+            gpus=parallel.tp * parallel.pp,
+        )
     elif not 0 < mem_fraction <= 1:
         raise ValueError(f"mem_fraction is {mem_fraction}; expected more than 0 and at most 1")
     budget = int((device.memory_bytes - CUDA_CONTEXT_BYTES) * mem_fraction)
-    weights = model.weight_bytes(weight_dtype)
-    page_bytes = page_size * model.kv_bytes_per_token(kv_dtype)
+    weights, token_bytes = bytes_per_gpu(
+        model, parallel, weight_dtype=weight_dtype, kv_dtype=kv_dtype
+    )
+    page_bytes = page_size * token_bytes
     if budget - weights < page_bytes:
         missing = weights + page_bytes - budget
         raise ValueError(

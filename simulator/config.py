@@ -25,7 +25,6 @@ from simulator.latency.choose import (
     build,
     latency_section,
 )
-from simulator.operators.shards import Parallel
 
 if TYPE_CHECKING:
     from policies.config import PolicyConfig
@@ -111,10 +110,10 @@ class Plan:
             device = Device.load(config.device.name)
         except ValueError as error:
             raise ConfigError(f"device.name: {error}") from None
+        chosen = build(config.latency, config.model, model, device)
         chunk = chunk_size(config.policy, device.memory_bytes)
         capacity = config.kv.capacity_tokens
         if capacity is None:
-            _check_one_gpu(config)
             try:
                 capacity = kv_capacity_tokens(
                     model,
@@ -124,6 +123,7 @@ class Plan:
                     mem_fraction=config.kv.mem_fraction,
                     chunked_prefill_size=chunk,
                     page_size=config.policy.page_size,
+                    parallel=chosen.parallel,
                 )
             except ValueError as error:
                 raise ConfigError(f"kv: {error}") from None
@@ -140,7 +140,6 @@ class Plan:
             memory_bytes=device.memory_bytes,
             product=device.product,
         )
-        chosen = build(config.latency, config.model, model, device)
         told = (*chosen.latency.approximations, *chosen.approximations, *_about_host(config))
         return cls(
             policy,
@@ -160,12 +159,3 @@ def _about_host(config: SimulatorConfig) -> tuple[str, ...]:
     if not (assumed and isinstance(config.latency, CalibratedConfig)):
         return ()
     return ("host times are assumed; host.profile takes them from a calibrated profile",)
-
-
-def _check_one_gpu(config: SimulatorConfig) -> None:
-    """The KV capacity is computed for a whole model on one GPU."""
-    if isinstance(config.latency, OperatorsConfig) and config.latency.parallel != Parallel():
-        raise ConfigError(
-            "kv.capacity_tokens: give it where latency.parallel splits the model; it is computed for "
-            "one GPU only"
-        )

@@ -115,11 +115,13 @@ class Chosen(NamedTuple):
         latency: the model.
         source: what it stands on, for the manifest.
         approximations: beyond those of the model itself.
+        parallel: how it takes the model to be split.
     """
 
     latency: LatencyModel
     source: dict[str, Any]
     approximations: tuple[str, ...] = ()
+    parallel: Parallel = Parallel()
 
 
 def build(section: LatencyConfig, config: ModelConfig, model: ModelShape, device: Device) -> Chosen:
@@ -169,7 +171,7 @@ def _operators(
         _check_dtypes(profile, config, model)
     found = _matched("latency.profile", name, profile.model, profile.gpu, model, device, section)
     source = {"model": "operators", "profile": name, "source": profile.source}
-    return Chosen(OperatorLatency(profile), source, found)
+    return Chosen(OperatorLatency(profile), source, found, profile.parallel)
 
 
 def _condensed(

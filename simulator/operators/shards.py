@@ -63,6 +63,25 @@ class Product:
     count: int
 
 
+def bytes_per_gpu(
+    model: ModelShape, parallel: Parallel, *, weight_dtype: str = "auto", kv_dtype: str = "auto"
+) -> tuple[int, int]:
+    """Bytes on one GPU: of weights, and of the keys and values of one token.
+
+    Raises:
+        ValueError: see `heads`.
+    """
+    linear = model.linear_bytes(weight_dtype)
+    routed = model.routed_parameters * linear // max(model.linear_parameters, 1)
+    rest = model.weight_bytes(weight_dtype) - routed
+    weights = rest // parallel.tp + routed // max(parallel.tp, parallel.ep)
+    kv = model.kv_bytes_per_token(kv_dtype)
+    if parallel.tp > 1:
+        _, kv_heads, _ = heads(model, parallel.tp)
+        kv = kv * kv_heads // model.kv_heads
+    return weights // parallel.pp, kv // parallel.pp
+
+
 def heads(model: ModelShape, tp: int) -> tuple[int, int, int]:
     """Query heads and KV heads of one GPU, and their width; a KV head is copied where `tp` is larger.
 

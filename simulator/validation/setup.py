@@ -14,7 +14,7 @@ from policies.config import ConfigError
 from policies.model_shape import ModelShape, bundled_models
 from simulator.capacity import CUDA_CONTEXT_BYTES
 from simulator.devices import Device, known_devices
-from simulator.operators.shards import Parallel, heads
+from simulator.operators.shards import Parallel, bytes_per_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -199,17 +199,12 @@ def kv_tokens(
     Raises:
         ConfigError: where not one does.
     """
-    tp, ranks = parallel.tp, parallel.tp * parallel.attention_ranks
-    linear = model.linear_bytes(weight_dtype)
-    routed = model.routed_parameters * linear // max(model.linear_parameters, 1)
-    rest = model.weight_bytes(weight_dtype) - routed
-    weights = rest // tp + routed // max(ranks, parallel.ep)
-    _, kv_heads, _ = heads(model, tp)
-    token = model.kv_bytes_per_token() * kv_heads // model.kv_heads
+    weights, token = bytes_per_gpu(model, parallel, weight_dtype=weight_dtype)
     room = int((device.memory_bytes - CUDA_CONTEXT_BYTES) * share) - weights
     if room < token:
+        gpus = max(parallel.tp, parallel.ep) * parallel.pp
         raise ConfigError(
-            f"{model.name} does not fit on {device.product} split over {ranks} GPUs at {share:g} of its "
+            f"{model.name} does not fit on {device.product} split over {gpus} GPUs at {share:g} of its "
             "memory; give kv.capacity_tokens with --set"
         )
     return room // token

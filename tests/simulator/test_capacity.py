@@ -7,6 +7,7 @@ import pytest
 from policies.model_shape import ModelShape
 from simulator.capacity import CUDA_CONTEXT_BYTES, auto_mem_fraction, kv_capacity_tokens
 from simulator.devices import Device
+from simulator.operators.shards import Parallel
 
 QWEN = ModelShape.load("Qwen/Qwen3-8B")
 LLAMA = ModelShape.load("meta-llama/Llama-3.1-8B")
@@ -35,6 +36,29 @@ def test_the_automatic_fraction_follows_sglangs_rule():
     assert auto_mem_fraction(H200, chunked_prefill_size=4096) == round(1 - 10_240 / 143_155, 3)
     # 512 + 1.5 * 2048 + 2 * 24 + 128 = 3,760 MiB on a small one.
     assert auto_mem_fraction(Device.load("rtx4090")) == round(1 - 3_760 / 24_081, 3)
+
+
+def test_a_split_model_leaves_each_gpu_its_part_of_weights_and_kv():
+    budget = int((H200.memory_bytes - CUDA_CONTEXT_BYTES) * 0.5)
+    token = QWEN.kv_bytes_per_token()
+    for parallel, part, kv_part in (
+        (Parallel(tp=2), 2, 2),
+        (Parallel(pp=4), 4, 4),
+        (Parallel(tp=16), 16, 8),  # there are 8 KV heads: each is on two GPUs
+    ):
+        expected = (budget - QWEN.weight_bytes() // part) // (token // kv_part)
+        assert kv_capacity_tokens(QWEN, H200, mem_fraction=0.5, parallel=parallel) == expected
+    assert auto_mem_fraction(H200, gpus=8) == round((143_155 - 13_440 - 7 * 128) / 143_155, 3)
+
+
+def test_experts_are_spread_and_attention_is_whole_on_each_rank():
+    model = ModelShape.load("Qwen/Qwen3-30B-A3B")
+    budget = int((H200.memory_bytes - CUDA_CONTEXT_BYTES) * 0.5)
+    experts = 2 * model.routed_parameters
+    weights = model.weight_bytes() - experts + experts // 2
+    expected = (budget - weights) // model.kv_bytes_per_token()
+    found = kv_capacity_tokens(model, H200, mem_fraction=0.5, parallel=Parallel(ep=2))
+    assert found == expected
 
 
 def test_fp8_kv_doubles_and_fp8_weights_add():

@@ -80,10 +80,6 @@ def test_the_roofline_stays_the_default() -> None:
             "profile and tables are both given",
         ),
         ({"model": "operators", "tables": "/nowhere"}, "latency.tables: "),
-        (
-            {"model": "operators", "tables": "x", "parallel": {"tp": 2}},
-            "kv.capacity_tokens: give it",
-        ),
         ({"gemm_flops_efficiency": 7}, "gemm_flops_efficiency: Input should be less than or equal"),
     ],
 )
