@@ -115,7 +115,15 @@ class RunningBatch:
         self._cohort = None
 
     def leave(self, gone: Sequence[Request]) -> None:
-        """Take members out; the order of the rest is kept. Rounds in flight still count for them."""
+        """Take members out; the order of the rest is kept. Rounds in flight still count for them.
+
+        They may come back, and then end later: nobody is due to end meanwhile.
+        """
+        self._take_out(gone)
+        for request in gone:
+            request._join = 0
+
+    def _take_out(self, gone: Sequence[Request]) -> None:
         kept = self.requests.copy()
         for request in gone:
             kept.remove(request)
@@ -181,7 +189,7 @@ class RunningBatch:
         ending = self._take_ends(self.planned)
         if ending:
             self._ending += ending
-            self.leave([entry[2] for entry in ending])
+            self._take_out([entry[2] for entry in ending])
         return bool(ending)
 
     def _take_ends(self, until: int) -> list[tuple[int, int, Request]]:

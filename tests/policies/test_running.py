@@ -215,3 +215,23 @@ def test_a_batch_is_a_snapshot() -> None:
     assert before.requests == (first,)
     assert before.seq_lens().tolist() == lengths.tolist() == [6]
     assert before.kv_tokens == 6
+
+
+def test_nobody_is_due_while_sitting_out() -> None:
+    """Who left for a while ends later than it would have: its old end is not its end."""
+    running = RunningBatch(1)
+    sits_out, goes_on = Request("a", TokenLog([1, 2]), 3), Request("b", TokenLog([1, 2]), 9)
+    for request in (sits_out, goes_on):
+        request._kv_len, request._output_len = 2, 1
+    running.join((sits_out, goes_on))
+
+    def round_() -> list[Request]:
+        running.commit(running.advance())
+        return running.due()
+
+    assert round_() == []
+    running.leave((sits_out,))
+    assert [round_() for _ in range(3)] == [[], [], []]
+    running.join((sits_out,))
+    assert round_() == [sits_out]
+    assert sits_out.output_len == 3
