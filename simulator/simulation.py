@@ -16,6 +16,7 @@ from policies.registry import StrategyError
 from policies.scheduler import Scheduler
 from policies.stuck import StuckError
 from simulator.config import Plan, SimulatorConfig
+from simulator.interrupts import interrupts_between_rounds
 from simulator.model import ReplayedModel
 from simulator.recorder import Recorder
 from simulator.world import RefusedError, World
@@ -107,8 +108,12 @@ def simulate(
         )
         try:
             total = _requests(work)
-            with _progress(total, recorder, progress) as on_progress, _old_objects_left_alone():
-                world.run(on_progress)
+            with (
+                _progress(total, recorder, progress) as on_progress,
+                _old_objects_left_alone(),
+                interrupts_between_rounds() as on_round,
+            ):
+                world.run(on_progress, on_round)
         except BaseException as error:
             _close(writer, recorder, world, plan, _status(error, world))
             raise

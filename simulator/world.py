@@ -104,6 +104,7 @@ class World:
         self._stuck = StuckGuard()
         self._launch_host = (0, 0, 0, 0)  # spent on the launch going on: see `Ticket.host`
         self._last: Ticket | None = None  # launched last
+        self._on_round: Callable[[], None] | None = None
         # of each effect: how long it takes (None: for ever), and the answer once that is over
         self._phases: dict[
             type[Effect], tuple[Callable[[Any], int | None], Callable[[Any], Any]]
@@ -115,16 +116,22 @@ class World:
             Sleep: (self._until_woken, lambda _: None),
         }
 
-    def run(self, on_progress: Callable[[], None] | None = None) -> None:
+    def run(
+        self,
+        on_progress: Callable[[], None] | None = None,
+        on_round: Callable[[], None] | None = None,
+    ) -> None:
         """Run until nothing will come in and nothing is left to do.
 
         Args:
             on_progress: called each time a request ended.
+            on_round: called as each round begins that is not gone through with others; may raise.
 
         Raises:
             StuckError: where the scheduler has work but plans nothing.
             RefusedError: where a request was refused and the run is strict.
         """
+        self._on_round = on_round
         self.clock.run(self.clock.process(self._drive(on_progress)))
 
     @property
@@ -213,6 +220,8 @@ class World:
         return leap
 
     def _receive(self, _: Receive) -> Inbox:
+        if self._on_round is not None:
+            self._on_round()
         now = self.clock.now_ns
         sent, aborts = self._load.take(now)
         arrivals = [self._request(arrival) for arrival in sent] if sent else ()
