@@ -130,7 +130,7 @@ def states_of(
         rounds: how many.
         falling: the new-token ratio after each of the first ones.
         ratio: it after the others.
-        pages: makes the pages taken in each of so many rounds.
+        pages: makes the pages taken up to each of so many rounds.
         free: free tokens before.
         page_size: tokens a page.
         cached: evictable, protected and evicted tokens, throughout.
@@ -139,4 +139,4 @@ def states_of(
     if falling:
         ratios = np.full(rounds, ratio)
         ratios[: len(falling)] = falling
-    return RoundStates(ratios, free - np.cumsum(pages(rounds)) * page_size, *cached)
+    return RoundStates(ratios, free - pages(rounds) * page_size, *cached)

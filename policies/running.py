@@ -259,11 +259,11 @@ class RunningBatch:
         self.committed += rounds
 
     def pages_ahead(self) -> Callable[[int], npt.NDArray[np.int64]]:
-        """Makes, for so many next rounds, the members that need a new page in each: int64.
+        """Makes, for so many next rounds, the pages that members need up to each, it included: int64.
 
         It answers as of now, whatever happens to the batch meanwhile.
         """
-        return partial(_new_pages, self._phases.copy(), 1 - self.planned)
+        return partial(_pages_upto, self._phases.copy(), 1 - self.planned)
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""
@@ -299,9 +299,9 @@ class RunningBatch:
         return due + [entry[2] for entry in self._take_ends(committed)]
 
 
-def _new_pages(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
+def _pages_upto(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
     """See `RunningBatch.pages_ahead`; `place` is that of the first round's phase."""
     if len(phases) == 1:  # every member, every round
-        return np.full(rounds, phases[0])
+        return phases[0] * np.arange(1, rounds + 1)
     places = (place - np.arange(rounds)) % len(phases)
-    return np.array(phases, dtype=np.int64)[places]
+    return np.array(phases, dtype=np.int64)[places].cumsum()

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import ContextIntake
 from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
@@ -326,7 +324,7 @@ class DecodeFirst(Batching):
         free = self.kv.pool.free
         if s.running.pages_within(at_most) <= free:
             return at_most
-        fits = np.cumsum(s.running.pages_ahead()(min(at_most, 65_536))) <= free  # that takes memory
+        fits = s.running.pages_ahead()(min(at_most, 65_536)) <= free  # that takes memory
         return len(fits) if fits.all() else int(fits.argmin())
 
     def _queue_is_shut(self, s: Scheduler) -> bool:

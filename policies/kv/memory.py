@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from policies.cache.base import NO_MATCH
 from policies.cache.prefix import first_tokens
 
@@ -165,10 +163,11 @@ class KVMemory:
             return at_most
         cycles = tokens // (members * size)  # in `size` rounds every member takes one page
         rounds = min(at_most, (cycles + 1) * size)
-        needed = running.pages_ahead()(rounds)
-        before = np.cumsum(needed) - needed
-        fits = tokens - before * size >= members * size
-        return rounds if fits.all() else int(fits.argmin())
+        taken = running.pages_ahead()(rounds)
+        fits = tokens - taken[:-1] * size >= members * size  # of the second round and on
+        if tokens < members * size:
+            return 0
+        return rounds if fits.all() else 1 + int(fits.argmin())
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""
