@@ -166,8 +166,7 @@ class Batch:
     @property
     def items(self) -> int:
         """Prefill items and decode rows."""
-        rows = self.decode
-        return len(self.prefill) + (0 if rows is None else len(rows.requests))
+        return len(self.prefill) + self.decode_requests
 
 
 @dataclass(slots=True, eq=False)

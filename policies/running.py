@@ -166,7 +166,7 @@ class RunningBatch:
 
     def _count(self, request: Request, sign: int) -> int:
         """Count a member in or out; returns the round count at which it has all that it asked for."""
-        offset = request._kv_len + 1 - request._joined  # its KV length in round r, minus r
+        offset = _offset(request)
         asked = request.prompt_len + request.max_new_tokens
         self._phases[offset % self._page_size] += sign
         self._offset_sum += sign * offset
@@ -249,7 +249,7 @@ class RunningBatch:
                 _, join, request = heapq.heappop(ends)
                 if request._join == join:
                     requests.remove(request)
-                    offset_sum -= request._kv_len + 1 - request._joined
+                    offset_sum -= _offset(request)
             if len(requests) < left:
                 yield DecodeRows(Cohort(tuple(requests), (), round_, offset_sum), round_)
 
@@ -297,6 +297,11 @@ class RunningBatch:
         due = [r for ends_at, join, r in ending if ends_at <= committed and r._join == join]
         self._ending = [entry for entry in ending if entry[0] > committed]
         return due + [entry[2] for entry in self._take_ends(committed)]
+
+
+def _offset(request: Request) -> int:
+    """A member's KV length in round r, minus r."""
+    return request._kv_len + 1 - request._joined
 
 
 def _pages_upto(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:

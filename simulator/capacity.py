@@ -109,7 +109,7 @@ def kv_capacity_tokens(
         mem_fraction = auto_mem_fraction(
             device,
             chunked_prefill_size=chunked_prefill_size,
-            gpus=parallel.tp * parallel.pp,
+            gpus=parallel.gpus,
         )
     elif not 0 < mem_fraction <= 1:
         raise ValueError(f"mem_fraction is {mem_fraction}; expected more than 0 and at most 1")
@@ -120,8 +120,9 @@ def kv_capacity_tokens(
     page_bytes = page_size * token_bytes
     if budget - weights < page_bytes:
         missing = weights + page_bytes - budget
+        split = f", split over {parallel.gpus} of them" if parallel.gpus > 1 else ""
         raise ValueError(
-            f"{model.name} does not fit on {device.name}: weights of {weights / _GIB:.1f} GiB and "
+            f"{model.name} does not fit on {device.name}{split}: weights of {weights / _GIB:.1f} GiB and "
             f"one page of KV need {missing:,} bytes ({missing / _GIB:.1f} GiB) more than the "
             f"{budget / _GIB:.1f} GiB that mem_fraction {mem_fraction} leaves; a GPU with more "
             "memory, a smaller model, weight_dtype: fp8 or a larger mem_fraction would help"

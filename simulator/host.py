@@ -11,6 +11,7 @@ device, or work other processes do beside the scheduler (tokenizing, detokenizin
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
@@ -103,7 +104,7 @@ class HostModel:
         "_prepare_token",
         "_prepare_with_prefill",
         "_receive",
-        "_rounds",
+        "_round",
         "_schedule",
         "_schedule_prefill",
         "_schedule_running",
@@ -132,7 +133,7 @@ class HostModel:
         self._commit = o.commit_fixed_ns
         self._commit_row = o.commit_per_row_ns
         self._finished = o.commit_per_finished_ns
-        self._rounds: dict[tuple[int, int, int], HostRound] = {}  # asked for again and again
+        self._round = lru_cache(maxsize=KEPT)(self._decode_round)  # asked for again and again
 
     def receive_ns(self, arrivals: int) -> int:
         """Take in what arrived since last asked."""
@@ -171,13 +172,7 @@ class HostModel:
 
     def decode_round(self, waiting: int, running: int, rows: int) -> HostRound:
         """A round of so many decode rows in which nothing comes in and nothing ends."""
-        key = waiting, running, rows
-        known = self._rounds.get(key)
-        if known is None:
-            if len(self._rounds) >= KEPT:
-                self._rounds.clear()
-            known = self._rounds[key] = self._decode_round(*key)
-        return known
+        return self._round(waiting, running, rows)
 
     def _decode_round(self, waiting: int, running: int, rows: int) -> HostRound:
         before = (

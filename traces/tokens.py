@@ -190,9 +190,8 @@ class BlockTokens:
             return 0
         differs = self._first_as_number() ^ other._first_as_number()
         if differs:
-            same = (
-                (differs & -differs).bit_length() - 1
-            ) // 64  # blocks below the lowest other bit
+            lowest_other_bit = (differs & -differs).bit_length() - 1
+            same = lowest_other_bit // 64  # each block has 64 bits
         else:
             blocks = min(len(self.hash_ids), len(other.hash_ids))
             others = np.flatnonzero(self.hash_ids[:blocks] != other.hash_ids[:blocks])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from typing import TYPE_CHECKING, NamedTuple
+
+from traces.readers.files import plain_or_gzipped, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +23,9 @@ class Kept(NamedTuple):
 
 def kept(folder: Path) -> list[Kept]:
     """The requests of a run's folder, in the order of its workload."""
-    path = folder / "vllm" / "requests.jsonl"
-    zipped = path.with_name(f"{path.name}.gz")
-    text = gzip.decompress(zipped.read_bytes()) if zipped.is_file() else path.read_bytes()
+    path = plain_or_gzipped(folder / "vllm", "requests.jsonl")
+    if path is None:
+        raise FileNotFoundError(f"{folder / 'vllm'} has no requests.jsonl, plain or gzipped")
     return [
         Kept(
             row["input_toks"],
@@ -33,5 +34,5 @@ def kept(folder: Path) -> list[Kept]:
             row["first_token_ts"],
             row["last_token_ts"],
         )
-        for row in map(json.loads, text.splitlines())
+        for row in map(json.loads, text_of(path).splitlines())
     ]

@@ -109,9 +109,12 @@ class DecodeFirst(Batching):
         """See `Batching.make_memory`. Blocks always have numbers: their order decides reuse."""
         if pool is not None:
             raise TypeError("decode-first numbers its own blocks; give it no pool")
-        caching, first = config.cache == "blocks", self.unhashed_first
         self.kv = BlockMemory(
-            capacity, config.page_size, rows, caching=caching, unhashed_first=first
+            capacity,
+            config.page_size,
+            rows,
+            caching=config.cache == "blocks",
+            unhashed_first=self.unhashed_first,
         )
         return self.kv
 

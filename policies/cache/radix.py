@@ -131,9 +131,7 @@ class RadixCache:
         for child in self._path(known):
             if at + child.size > stop:
                 break
-            node, at = child, at + child.size
-            self._clock += 1
-            node.last_access = self._clock
+            node, at = self._enter(child, child.size), at + child.size
         while at < stop:
             below, common, _ = self._below(node, prefix, at, stop, extra_key)
             if below is None:
@@ -242,11 +240,13 @@ class RadixCache:
         node = child
         if common < child.size:
             node = self._split(child, common)
-            self._clock += 1
-            node.last_access = self._clock
-        self._clock += 1
-        child.last_access = self._clock
+            self._touch(node)
+        self._touch(child)
         return node
+
+    def _touch(self, node: RadixNode) -> None:
+        self._clock += 1
+        node.last_access = self._clock
 
     def _split(self, node: RadixNode, at: int) -> RadixNode:
         """Cut the edge to `node` after `at` tokens; returns the new upper part."""

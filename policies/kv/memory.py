@@ -133,9 +133,7 @@ class KVMemory:
 
     def plan_round(self, running: RunningBatch) -> DecodeRows | None:
         """Plan the next decode round of a running batch and allocate for it, if it fits."""
-        pool, size, pages = self.pool, self.page_size, len(running.requests)
-        if size > 1:
-            pages = running.pages_needed()
+        pool, size, pages = self.pool, self.page_size, running.pages_needed()
         if pool.free_tokens < pages * size and not self.round_fits(running):
             return None
         if size > 1:  # after SGLang: as if each member needed a page
@@ -162,11 +160,11 @@ class KVMemory:
         if tokens >= (running.pages_within(at_most) + members) * size:
             return at_most
         cycles = tokens // (members * size)  # in `size` rounds every member takes one page
+        if not cycles:
+            return 0
         rounds = min(at_most, (cycles + 1) * size)
         taken = running.pages_ahead()(rounds)
         fits = tokens - taken[:-1] * size >= members * size  # of the second round and on
-        if tokens < members * size:
-            return 0
         return rounds if fits.all() else 1 + int(fits.argmin())
 
     def make_room(self, tokens: int) -> None:

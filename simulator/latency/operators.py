@@ -14,6 +14,7 @@ never measured is said in `approximations`; a run's manifest holds both.
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class OperatorLatency(LatencyModel):
         self._attention = profile.attention
         self._lengths = self._attention.decode.skew_share > 0
         self._lengths_mixed = self._lengths or getattr(self._attention, "skew_share", 0.0) > 0
-        self._sizes: dict[tuple[int, int, int, bool], _Sized] = {}
+        self._sized = lru_cache(maxsize=KEPT)(self._sum)
 
     @property
     def approximations(self) -> tuple[str, ...]:
@@ -140,15 +141,6 @@ class OperatorLatency(LatencyModel):
             one = self._attention.decode.at(requests, kv_tokens, longest)
         found["attention"] = self._layers * one
         return found
-
-    def _sized(self, tokens: int, expert_tokens: int, sampled: int, extend: bool) -> _Sized:
-        key = (tokens, expert_tokens, sampled, extend)
-        known = self._sizes.get(key)
-        if known is None:
-            if len(self._sizes) >= KEPT:
-                self._sizes.clear()
-            known = self._sizes[key] = self._sum(tokens, expert_tokens, sampled, extend)
-        return known
 
     def _sum(self, tokens: int, expert_tokens: int, sampled: int, extend: bool) -> _Sized:
         other = "decode" if extend else "extend"

@@ -15,7 +15,6 @@ in the profile's approximations. Experts see tokens as even routing sends them.
 
 from __future__ import annotations
 
-import gzip
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +32,7 @@ from simulator.operators.surface import Surface
 from simulator.operators.tables import TableError
 from simulator.operators.uniform_attention import DecodeAttention
 from simulator.operators.work import BatchWork, Work, fit_sum
+from traces.readers.files import plain_or_gzipped, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,23 +149,22 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         TableError: where it cannot be read.
     """
-    for path in (folder / "meta.yaml", folder / "meta.yaml.gz"):
-        if path.is_file():
-            try:
-                data = path.read_bytes()
-                meta = read_yaml((gzip.decompress(data) if path.suffix == ".gz" else data).decode())
-            except (OSError, ValueError) as error:
-                raise TableError(f"{path} cannot be read: {error}") from None
-            return meta if isinstance(meta, dict) else {}
-    return {}
+    path = plain_or_gzipped(folder, "meta.yaml")
+    if path is None:
+        return {}
+    try:
+        meta = read_yaml(text_of(path))
+    except (OSError, EOFError, ValueError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from None
+    return meta if isinstance(meta, dict) else {}
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
     import pandas as pd
 
-    for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
-        if path.is_file():
-            return pd.read_csv(path)
+    path = plain_or_gzipped(folder, f"{name}.csv")
+    if path is not None:
+        return pd.read_csv(path)
     known = ", ".join(sorted(p.name for p in folder.glob("*.csv*"))) or "no CSV file"
     raise TableError(f"{folder} has no {name}.csv; there is: {known}")
 

@@ -48,6 +48,11 @@ class Parallel(BaseModel):
         return max(1, self.ep // self.tp)
 
     @property
+    def gpus(self) -> int:
+        """GPUs in all."""
+        return max(self.tp, self.ep) * self.pp
+
+    @property
     def expert_tp(self) -> int:
         """How many GPUs one expert is split over."""
         return max(1, self.tp // self.ep)

@@ -202,10 +202,9 @@ def kv_tokens(
     weights, token = bytes_per_gpu(model, parallel, weight_dtype=weight_dtype)
     room = int((device.memory_bytes - CUDA_CONTEXT_BYTES) * share) - weights
     if room < token:
-        gpus = max(parallel.tp, parallel.ep) * parallel.pp
         raise ConfigError(
-            f"{model.name} does not fit on {device.product} split over {gpus} GPUs at {share:g} of its "
-            "memory; give kv.capacity_tokens with --set"
+            f"{model.name} does not fit on {device.product} split over {parallel.gpus} GPUs at {share:g} "
+            "of its memory; give kv.capacity_tokens with --set"
         )
     return room // token
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from simulator.validation.setup import OWN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,13 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 # settings of an engine that repeats share; KV capacity, which engines measure, may vary
 SERVED_WITH = (
-    "engine",
-    "version",
-    "model",
-    "device",
-    "tensor_parallel",
-    "data_parallel",
-    "expert_parallel",
+    *OWN,
     "max_running_requests",
     "max_batched_tokens",
     "page_size",
@@ -106,7 +102,7 @@ def check_repeats(runs: Sequence[RealRun]) -> list[str]:
     notes = []
     for i, run in enumerate(runs):
         for other in runs[:i]:
-            if run.source == other.source and run.path.resolve() == other.path.resolve():
+            if is_same_run(run, other):
                 raise ValueError(f"{run.path} is given twice: a run is no repeat of itself")
             if run.requests == other.requests:
                 notes.append(
@@ -126,6 +122,11 @@ def check_repeats(runs: Sequence[RealRun]) -> list[str]:
                 "that answered all requests"
             )
     return notes
+
+
+def is_same_run(one: RealRun, other: RealRun) -> bool:
+    """Whether two runs were read from one place."""
+    return one.source == other.source and one.path.resolve() == other.path.resolve()
 
 
 def _served_otherwise(one: RealRun, other: RealRun) -> str:

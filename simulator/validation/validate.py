@@ -15,7 +15,13 @@ from simulator.validation.figures import figures
 from simulator.validation.replay import latency_section, replay
 from simulator.validation.series import series
 from simulator.validation.setup import setup_of
-from simulator.validation.spread import check_repeats, check_same_requests, only_in, spreads
+from simulator.validation.spread import (
+    check_repeats,
+    check_same_requests,
+    is_same_run,
+    only_in,
+    spreads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -175,7 +181,7 @@ def validate(
 
 def _check_other(run: RealRun, other: RealRun) -> list[str]:
     """See that two runs are of the same requests; returns what to tell of those not in both."""
-    if run.source == other.source and run.path.resolve() == other.path.resolve():
+    if is_same_run(run, other):
         raise ValueError(f"{run.path} is also the run under another policy: give another")
     both = set(run.ids) & set(other.ids)
     if not both:

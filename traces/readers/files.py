@@ -42,6 +42,21 @@ class ArchiveError(OSError):
         self.reason = reason
 
 
+def plain_or_gzipped(folder: Path, name: str) -> Path | None:
+    """The file of that name in a folder, or with `.gz` behind it; None where there is neither."""
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, gzipped if its name says so.
+
+    Raises:
+        OSError, EOFError, ValueError: where it cannot be read.
+    """
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+
+
 def members(path: Path, digest: _Hash) -> Iterator[Member]:
     """The files of a trace: a folder's in the order of their names, a tar's as they stand in it.
 

@@ -10,7 +10,6 @@ workload, which `meta.json` names; it is looked for in the folders above.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 from math import isfinite
@@ -21,6 +20,7 @@ import numpy as np
 
 from traces.errors import RowError, TraceError
 from traces.readers.fields import Row, integer, json_row, length, name_of, required, string
+from traces.readers.files import plain_or_gzipped, text_of
 from traces.readers.lines import TraceLines
 from traces.readers.read import read_trace
 from traces.real_runs.base import EngineSettings, RealRequest, RealRun, RealSeries
@@ -51,7 +51,7 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
     folder = _folder(path)
     if folder is None:
         raise TraceError(path, "no requests.jsonl", "a benchmark folder of LLMServingSim")
-    requests_file = _file(folder, "requests.jsonl")
+    requests_file = plain_or_gzipped(folder, "requests.jsonl")
     assert requests_file is not None
     meta = _meta(folder)
     work = read_trace(workload or _workload(folder, meta), format="llmservingsim")
@@ -110,24 +110,15 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
 
 
 def _folder(path: Path) -> Path | None:
-    return next((p for p in (path, path / "vllm") if _file(p, "requests.jsonl")), None)
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-
-
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    return next((p for p in (path, path / "vllm") if plain_or_gzipped(p, "requests.jsonl")), None)
 
 
 def _meta(folder: Path) -> Row:
-    path = _file(folder, "meta.json")
+    path = plain_or_gzipped(folder, "meta.json")
     if path is None:
         raise TraceError(folder, "no meta.json", "the settings of the run beside its requests")
     try:
-        return json_row(_text(path))
+        return json_row(text_of(path))
     except RowError as error:
         raise TraceError(path, error.found, error.expected) from None
 
@@ -140,9 +131,9 @@ def _workload(folder: Path, meta: Row) -> Path:
             folder / "meta.json", error.found, error.expected, field=error.field
         ) from None
     for above in folder.parents:
-        for place in (above / name, above / f"{name}.gz"):
-            if place.is_file():
-                return place
+        place = plain_or_gzipped(above, str(name))
+        if place is not None:
+            return place
     raise TraceError(
         folder / "meta.json",
         f"{str(name)!r}, which is in none of the folders above",
@@ -213,11 +204,11 @@ def _settings(folder: Path, meta: Row) -> EngineSettings:
 
 def _link(folder: Path) -> dict[str, Any]:
     """What joins the GPUs, as LLMServingSim's own config beside the run takes it to be."""
-    path = _file(folder, "config.json") or _file(folder.parent, "config.json")
+    path = plain_or_gzipped(folder, "config.json") or plain_or_gzipped(folder.parent, "config.json")
     if path is None:
         return {}
     try:
-        row = json_row(_text(path))
+        row = json_row(text_of(path))
     except RowError as error:
         raise TraceError(path, error.found, error.expected) from None
     return {
@@ -248,12 +239,12 @@ def _name(folder: Path) -> str:
 
 
 def _series(folder: Path) -> RealSeries | None:
-    path = _file(folder, "timeseries.csv")
+    path = plain_or_gzipped(folder, "timeseries.csv")
     if path is None:
         return None
     columns = ("t", "gen_throughput", "prompt_throughput", "running", "waiting", "kv_cache_pct")
     table: dict[str, list[float]] = {name: [] for name in columns}
-    for line, row in enumerate(csv.DictReader(io.StringIO(_text(path))), start=2):
+    for line, row in enumerate(csv.DictReader(io.StringIO(text_of(path))), start=2):
         for name in columns:
             try:
                 table[name].append(float(row[name]))
