@@ -38,6 +38,9 @@ class RuntimeOptions(Section):
     clock: Literal["wall", "cpu"] = "wall"
     """Of a replayed trace: cpu is the CPU time that the process was given, for steps on a CPU that other
     programs use too."""
+    answers: Literal["trace", "sampled"] = "trace"
+    """Of a replayed trace: what outputs are made of. trace takes the trace's tokens in place of the sampled
+    ones, so that what follow-up prompts share with them is as in the trace."""
     kv_gib: PositiveFloat | None = None
     """On the CPU: GiB of memory for KV; null for 2, or for `kv.mem_fraction` of what is free if that is
     less or is given."""

@@ -9,6 +9,7 @@ It knows neither the scheduler nor when results are fetched.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -139,6 +140,9 @@ class Forward:
         sampled = self.sampler.sample(
             logits, step.sample_rows, step.sample_positions, host_rows=step.host_rows
         )
+        if step.forced is not None:
+            tokens = torch.where(step.forced < 0, sampled.tokens, step.forced)
+            sampled = replace(sampled, tokens=tokens)
         self._last[step.sample_rows] = sampled.tokens
         return sampled
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from policies.batch import Batch, PrefillItem
+    from runtime.answers import Answers
     from runtime.pages import Pages
 
     Int32 = npt.NDArray[np.int32]
@@ -48,6 +49,7 @@ class StepInputs:
         sample_rows: int64 (S,): the rows that the samples are for.
         sample_positions: int64 (S,): places of the sampled tokens in their sequences.
         host_rows: int64 (S,): `sample_rows` on the host.
+        forced: int64 (S,): ids that take the place of the sampled ones, -1 for none; None for none at all.
     """
 
     tokens: torch.Tensor
@@ -57,6 +59,7 @@ class StepInputs:
     sample_rows: torch.Tensor
     sample_positions: torch.Tensor
     host_rows: Int64
+    forced: torch.Tensor | None = None
 
 
 class HostStep:
@@ -68,6 +71,7 @@ class HostStep:
         samples: sequences that sample.
         width: pages of the longest.
         allocate: gives a uint8 CPU tensor of so many bytes.
+        forced: whether there is room for `forced`.
 
     Attributes:
         buffer: uint8, all of them.
@@ -77,7 +81,16 @@ class HostStep:
     """
 
     __slots__ = (
-        *("buffer", "decode_only", "kv_lens", "page_table", "positions", "qo_indptr", "rows"),
+        *(
+            "buffer",
+            "decode_only",
+            "forced",
+            "kv_lens",
+            "page_table",
+            "positions",
+            "qo_indptr",
+            "rows",
+        ),
         *("sample_at", "sample_positions", "sample_rows", "slots", "starts", "tokens"),
         *("_at32", "_at64", "_width"),
     )
@@ -92,6 +105,8 @@ class HostStep:
         samples: int,
         width: int,
         allocate: Callable[[int], torch.Tensor],
+        *,
+        forced: bool = False,
     ) -> None:
         self.decode_only = tokens == n
         self._width = width
@@ -106,7 +121,8 @@ class HostStep:
                 at += -(-size * itemsize // ALIGN) * ALIGN
             return spans
 
-        self._at64 = room((tokens, tokens, tokens, samples, samples, samples), 8)
+        sampled = (samples, samples, samples, samples if forced else 0)
+        self._at64 = room((tokens, tokens, tokens, *sampled), 8)
         self._at32 = room((n + 1, n, n * width), 4)
         self.buffer = allocate(at)
         words = self.buffer.numpy()
@@ -118,6 +134,7 @@ class HostStep:
             self.sample_at,
             self.sample_rows,
             self.sample_positions,
+            self.forced,
         ) = (longs[start : start + size] for start, size in self._at64)
         self.qo_indptr, self.kv_lens, table = (
             ints[start : start + size] for start, size in self._at32
@@ -127,7 +144,7 @@ class HostStep:
     def on(self, device_buffer: torch.Tensor) -> StepInputs:
         """The step as views of a buffer that holds, or will hold, the same bytes on the device."""
         longs = device_buffer.view(torch.int64)
-        tokens, positions, slots, sample_at, sample_rows, sample_positions = (
+        tokens, positions, slots, sample_at, sample_rows, sample_positions, forced = (
             longs.as_strided((size,), (1,), start) for start, size in self._at64
         )
         host = self._sequence_views(self.buffer)
@@ -140,6 +157,7 @@ class HostStep:
             sample_rows=sample_rows,
             sample_positions=sample_positions,
             host_rows=self.sample_rows,
+            forced=forced if len(self.forced) else None,
         )
 
     def _sequence_views(
@@ -163,6 +181,7 @@ class InputBuilder:
         page_size: tokens a page.
         allocate: gives a uint8 CPU tensor of so many bytes, pinned if it is to be copied.
         padded: the number of sequences that a batch of so many, each with one token, is filled up to.
+        answers: what takes the place of samples, if anything does.
     """
 
     def __init__(
@@ -171,18 +190,32 @@ class InputBuilder:
         page_size: int,
         allocate: Callable[[int], torch.Tensor],
         padded: Callable[[int], int] | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._pages = pages
         self._page_size = page_size
         self._allocate = allocate
         self._padded = padded
+        self._answers = answers
 
     def build(self, batch: Batch) -> HostStep:
         """The inputs of a batch that has items. Call it when the batch is launched."""
+        if batch.prefill:
+            step = self._build_with_prompts(batch)
+        else:
+            assert batch.decode is not None, "a batch without items has no inputs"
+            rows, kv_lens = batch.decode.cohort.rows, batch.decode.seq_lens()
+            step = self._build_decode(batch, rows, kv_lens)
+        if self._answers is not None:
+            for item in batch.prefill:
+                if item.samples:
+                    self._answers.admit(item.row, item.request.tokens)
+            step.forced[:] = self._answers.at(step.sample_rows, step.sample_positions)
+        return step
+
+    def _build_with_prompts(self, batch: Batch) -> HostStep:
+        """The general case: prompts or chunks of them, and perhaps decode rows."""
         items, decode = batch.prefill, batch.decode
-        if not items:
-            assert decode is not None, "a batch without items has no inputs"
-            return self._build_decode(batch, decode.cohort.rows, decode.seq_lens())
         rows = np.array([item.row for item in items], dtype=np.int64)
         new = np.array([item.length for item in items], dtype=np.int64)
         kv_lens = np.array([item.seq_len for item in items], dtype=np.int64)
@@ -240,7 +273,7 @@ class InputBuilder:
     ) -> HostStep:
         """Room for a step, with rows, KV lengths and pages written."""
         width = -(-int(kv_lens.max()) // self._page_size)
-        step = HostStep(n, tokens, samples, width, self._allocate)
+        step = HostStep(n, tokens, samples, width, self._allocate, forced=self._answers is not None)
         own = len(rows)
         step.rows = rows
         step.kv_lens[:own] = kv_lens

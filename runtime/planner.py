@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from policies.config import PolicyConfig
+    from runtime.answers import Answers
     from runtime.pages import Pages
 
 
@@ -29,6 +30,7 @@ class Planner:
         max_len: tokens that one request may hold, at most the capacity.
         allocate: host memory for inputs; see `InputBuilder`.
         padded: what decode batches are filled up to; see `InputBuilder`.
+        answers: what takes the place of samples; see `InputBuilder`.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class Planner:
         max_len: int,
         allocate: Callable[[int], torch.Tensor],
         padded: Callable[[int], int] | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._policy = policy
         self._capacity = capacity
         self._max_len = max_len
         self._allocate = allocate
         self._padded = padded
+        self._answers = answers
 
     def __call__(self) -> tuple[Scheduler, InputBuilder]:
         """A scheduler, and what builds inputs from its batches."""
@@ -58,4 +62,4 @@ class Planner:
             pool = IndexedPool(self._capacity, size, rows, self._max_len)
             scheduler = Scheduler(policy, self._capacity, pool)
             pages = PoolPages(pool)
-        return scheduler, InputBuilder(pages, size, self._allocate, self._padded)
+        return scheduler, InputBuilder(pages, size, self._allocate, self._padded, self._answers)

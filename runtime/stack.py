@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from policies.config import PolicyConfig
+    from runtime.answers import Answers
     from runtime.attention.choose import Choice
     from runtime.config import RuntimeConfig
     from runtime.weights.load import LoadedModel
@@ -205,11 +206,18 @@ class Stack:
             stream=stream,
         )
 
-    def planner(self, allocate: Callable[[int], torch.Tensor]) -> Planner:
-        """What makes schedulers for it; `allocate` gives host memory for inputs."""
+    def planner(
+        self, allocate: Callable[[int], torch.Tensor], answers: Answers | None = None
+    ) -> Planner:
+        """What makes schedulers for it.
+
+        Args:
+            allocate: gives host memory for inputs.
+            answers: what takes the place of samples, if anything does.
+        """
         graphs = self.forward.graphs
         padded = None if graphs is None else graphs.padded
-        return Planner(self.policy, self.capacity, self.context, allocate, padded)
+        return Planner(self.policy, self.capacity, self.context, allocate, padded, answers)
 
     def describe(self) -> dict[str, Any]:
         """What was resolved, for a manifest."""

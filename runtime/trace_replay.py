@@ -1,8 +1,8 @@
 """Play a trace in real time: a workload and a config in, a run out, as a simulation's.
 
 Requests are sent when the trace says, or in closed loop when those they wait for have ended. Their token
-ids are the trace's; outputs have the trace's lengths, whatever the model would say. The run stands beside
-a simulated one of the same workload.
+ids are the trace's, and so are their answers, whatever the model would say (`runtime.answers: sampled`
+lets it, at the trace's lengths). The run stands beside a simulated one of the same workload.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from policies.config import ConfigError
 from policies.request import Request
 from policies.tokens import TokenLog
+from runtime.answers import AnsweredLog, Answers
 from runtime.arrivals import LoadArrivals
 from runtime.clock import Clock, CpuClock
 from runtime.config import as_config
@@ -94,7 +95,8 @@ def replay(
             arrivals = _Counted(load, clock, maker, on_end)
             clock.restart()
             executor.calibrate()
-            world = World(stack.planner(executor.buffer), executor, arrivals, recorder, clock)
+            planner = stack.planner(executor.buffer, maker.answers)
+            world = World(planner, executor, arrivals, recorder, clock)
             try:
                 world.run()
             except BaseException as error:
@@ -120,12 +122,18 @@ class EndsAfter:
 
 
 class _JobMaker:
-    """Makes a job of what a load sends."""
+    """Makes a job of what a load sends.
+
+    Attributes:
+        answers: where answers are told to the device; None where it is to sample its own.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self._vocab_size = stack.loaded.config.vocab_size
         self._asked = stack.config.workload
         self._seed = stack.config.seed
+        told = stack.config.runtime.answers == "trace"
+        self.answers = Answers(stack.rows, stack.context) if told else None
 
     def describe(self, work: Workload) -> dict[str, Any]:
         """The workload, for the manifest."""
@@ -138,7 +146,10 @@ class _JobMaker:
 
     def __call__(self, arrival: Arrival) -> Job:
         r = arrival.request
-        log = TokenLog(r.prompt.array() % self._vocab_size)
+        prompt = r.prompt.array() % self._vocab_size
+        log = TokenLog(prompt)
+        if self.answers is not None:
+            log = AnsweredLog(prompt, r.output.array() % self._vocab_size)
         request = Request.asked_for(
             r,
             log,
