@@ -2,21 +2,21 @@
 
 When several waiting requests begin alike and nothing of it is cached, computing one of them first
 puts the prefix into the cache for all. The others are held back for this round (SGLang's in-batch
-prefix caching).
+prefix caching, which asks a radix tree of those that go ahead; who begins alike is all it says).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from policies.cache.eviction import LRU
 from policies.cache.prefix import first_tokens
-from policies.cache.radix import RadixCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policies.cache.base import Int32Array, Match
+    from policies.cache.base import Match
+    from policies.cache.prefix import TokenPrefix
     from policies.request import Request
 
 
@@ -29,21 +29,17 @@ def held_back(
         waiting: the queue, in its present order.
         matches: each request's match in the prefix cache.
         check: only requests with at most that many tokens cached are looked at.
-        share: a request is held back if it shares that many tokens with one before it.
+        share: a request is held back if it shares that many tokens with one before it; at least 1.
     """
-    ahead = RadixCache(1, LRU(), _keep)
+    ahead: dict[tuple[str | None, int], list[TokenPrefix]] = defaultdict(list)  # by first token
     held: set[Request] = set()
     for request, match in zip(waiting, matches, strict=True):
-        if match.length > check:
+        if match.length > check or request.seq_len < share:
             continue
-        tokens = first_tokens(request.tokens, request.seq_len)
-        found = ahead.match(tokens, request.extra_key)
-        if found.length >= share:
+        begins = first_tokens(request.tokens, share)
+        others = ahead[request.extra_key, begins.id_at(0)]
+        if any(begins.agreement(other, 0, share) == share for other in others):
             held.add(request)
         else:
-            ahead.insert(tokens, None, request.extra_key, held=found.node)
+            others.append(begins)
     return held
-
-
-def _keep(count: int, pages: Int32Array | None) -> None:
-    """Nothing is ever evicted from the tree of one round."""
