@@ -96,6 +96,26 @@ def test_a_comparison_is_json_and_html(make_run):
     assert "<b>" not in html
 
 
+def test_what_to_know_of_the_runs_stands_below_the_comparison(make_run):
+    runs = [make_run(), make_run(slower_ms=5)]
+    for run in runs:
+        run.manifest["approximations"] = ["sampling was not measured"]
+    runs[1].manifest["flags"] = {"decode_attention": 7}
+    printed = str(compare(runs, ["a", "b"])).splitlines()
+    assert printed[-2:] == [
+        "b: not measured: decode_attention in 7 of 0 steps",
+        "all: sampling was not measured",
+    ]
+
+
+def test_there_is_no_share_of_what_is_shown_as_zero(make_run):
+    runs = [make_run(), make_run()]
+    for run, cached in zip(runs, (2, 1), strict=True):
+        run.requests["cached_tokens"] = [cached] + [0] * (len(run.requests) - 1)
+    [line] = [x for x in str(compare(runs)).splitlines() if "cache hit ratio" in x]
+    assert line.split() == ["cache", "hit", "ratio", "(%)", "0.0", "0.0"]
+
+
 def test_names_are_one_each(make_run):
     run = make_run(n=5)
     assert compare([run, run]).names == ("run", "run (2)")
