@@ -81,14 +81,17 @@ def config(
     policy_files: tuple[str, ...],
     modules: tuple[str, ...],
 ) -> None:
-    """Print the whole config as YAML, every key with its value.
+    """Print the whole config as YAML, every key with its value and what it means.
 
-    What it prints is what --config takes.
+    What it prints is what --config takes. Section latency has the keys of the model that is chosen:
+    with --set latency.model=operators (calibrated, replayed) it prints that one's.
     """
+    from twin.explain import explained
+
     read = read_config(config, preset, settings, seed, policy_files, modules)
     note_departures(read)
     note_unread(read)
-    click.echo(read.to_yaml(), nl=False)
+    click.echo(explained(read), nl=False)
 
 
 @click.command()

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+from runtime.config import RuntimeOptions
+from simulator.config import SimulatorConfig
 from simulator.devices import known_devices
 from traces.records.definitions import METRICS
 from twin.cli import COMMANDS, main
@@ -65,6 +67,20 @@ def test_the_config_that_is_printed_can_be_given(twin, tmp_path):
     assert twin("config", "--config", "mine.yaml").stdout == shown
     assert yaml.safe_load(shown)["policy"]["order"] == "lpm"
     assert yaml.safe_load(shown)["seed"] == 7
+
+
+@pytest.mark.parametrize("preset", [(), ("--preset", "vllm")])
+def test_a_printed_config_says_what_each_key_means_and_is_the_config(twin, preset):
+    shown = twin("config", *preset).stdout
+    values = yaml.safe_load(shown)
+    config = SimulatorConfig.model_validate({"preset": preset[1]} if preset else {})
+    assert values | {"runtime": None} == config.model_dump(mode="json")
+    assert values["runtime"] == RuntimeOptions().model_dump(mode="json")
+    lines = [line.strip() for line in shown.splitlines()]
+    at = lines.index("overlap: overlapped")
+    assert lines[at - 1].startswith("# Whether the host schedules a step while the device runs")
+    assert lines[lines.index("load_format: auto") - 1] == "# safetensors, gguf, dummy)."
+    assert max(map(len, lines)) <= 110
 
 
 def test_the_folder_of_a_run_is_no_trace_and_says_what_takes_it(twin, trace):
