@@ -64,11 +64,10 @@ def _options(strategy: type) -> str:
 
 def _first_line(member: object) -> str:
     """What a member says of itself in a line; its module's words where it points there."""
-    for place in (member, inspect.getmodule(member)):
-        text = inspect.getdoc(place)
-        if text and not text.startswith("See the module"):
-            return " ".join(text.split("\n\n")[0].split())
-    return ""
+    text = inspect.cleandoc(member.__doc__ or "")  # its own: a base class speaks of all orders
+    if text.startswith("See the module"):
+        text = inspect.getdoc(inspect.getmodule(member)) or ""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 @click.command()

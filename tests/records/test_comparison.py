@@ -91,6 +91,7 @@ def test_a_comparison_is_json_and_html(make_run):
     read = json.loads(json.dumps(result.to_dict()))
     assert [run["name"] for run in read["runs"]] == ["a", "<b>"]
     assert read["paired"][0]["metric"] == "ttft_ms"
+    assert repr(result) == "<Comparison of a, <b>>"
     html = result._repr_html_()
     assert "&lt;b&gt;" in html
     assert "<b>" not in html

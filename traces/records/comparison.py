@@ -70,7 +70,7 @@ class PairedDifference:
     verdict: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Several runs, compared with the first of them.
 
@@ -138,6 +138,9 @@ class Comparison:
 
     def __str__(self) -> str:
         return to_text(self.table())
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(self.names)}>"
 
     def _repr_html_(self) -> str:
         unit_of = units(self.rows)
