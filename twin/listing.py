@@ -31,7 +31,7 @@ def policies(policy_files: tuple[str, ...], modules: tuple[str, ...]) -> None:
     from twin.plugins import load_plugins
 
     load_plugins(policy_files, modules)
-    show.show_rows(("config key", "name", "options", "what it does"), list(_policies()))
+    show.show_rows(("name", "config key", "options", "what it does"), list(_policies()))
 
 
 def _policies() -> Iterator[tuple[str, str, str, str]]:
@@ -46,9 +46,9 @@ def _policies() -> Iterator[tuple[str, str, str, str]]:
     ):
         for name in registry.names():
             strategy = registry.get(name)
-            yield key, name, _options(strategy), _first_line(strategy)
+            yield name, key, _options(strategy), _first_line(strategy)
     for name, loop in LOOPS.items():
-        yield "policy.overlap", name, "", _first_line(loop)
+        yield name, "policy.overlap", "", _first_line(loop)
 
 
 def _options(strategy: type) -> str:

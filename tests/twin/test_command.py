@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ from runtime.config import RuntimeOptions
 from simulator.config import SimulatorConfig
 from simulator.devices import known_devices
 from traces.records.definitions import METRICS
+from twin import show
 from twin.cli import COMMANDS, main
 
 HEAVY = ("numpy", "pandas", "pydantic", "pyarrow", "matplotlib", "rich", "scipy", "simpy", "yaml")
@@ -165,3 +167,14 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(twin, tmp_path, argu
     assert says in " ".join(result.stderr.split())
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_where_the_terminal_is_narrow_a_row_is_a_paragraph(monkeypatch, capsys):
+    rows = [("a" * 20, "yes", "word " * 20), ("b" * 20, "", "https://example.com/" + "x" * 90)]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    show.show_rows(("name", "written", "what it is"), rows)
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[:3] == ["a" * 20, "  written: yes", "  what it is: word word word word word"]
+    assert max(len(line) for line in lines if "https" not in line) <= 40
+    assert f"    {rows[1][2]}" in lines, "an address is never broken"
