@@ -109,6 +109,13 @@ def test_what_to_know_of_the_runs_stands_below_the_comparison(make_run):
     ]
 
 
+def test_why_requests_were_refused_stands_below_the_table(make_run):
+    run = make_run()
+    run.requests.loc[[7, 9], "finish_reason"] = "refused"
+    run.requests.loc[[7, 9], "reason"] = ["the prompt is too long", "so is this"]
+    assert str(run).splitlines()[-1] == "run: refused, the first: r7: the prompt is too long"
+
+
 def test_there_is_no_share_of_what_is_shown_as_zero(make_run):
     runs = [make_run(), make_run()]
     for run, cached in zip(runs, (2, 1), strict=True):

@@ -199,6 +199,10 @@ def _notes(run: Run) -> list[str]:
         notes.append(f"{run.status}; the numbers are of what was recorded until then")
     if not run.manifest.get("itl", {}).get("exact", True):
         notes.append("ITL percentiles are to a relative 1e-3")
+    refused = run.requests[run.requests["finish_reason"] == "refused"]
+    if len(refused):
+        first = refused.sort_values("arrival_ns", kind="stable").iloc[0]
+        notes.append(f"refused, the first: {first['id']}: {first['reason']}")
     steps = run.manifest.get("counts", {}).get("steps", 0)
     for what, count in run.manifest.get("flags", {}).items():
         notes.append(f"not measured: {what} in {count:,} of {steps:,} steps")
