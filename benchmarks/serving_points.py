@@ -237,6 +237,10 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="a line per point")
     parser.add_argument("--settings", action="store_true", help="with assumptions otherwise")
     given = parser.parse_args()
+    if not (given.data / "silicon_sample.csv.gz").is_file():
+        parser.error(
+            f"{given.data} holds no silicon_sample.csv.gz: name AIConfigurator's data with --data"
+        )
     chosen = [p for p in points(given.data) if given.only in f"{p.model} {p.gpu} {p.engine}"]
     chosen = chosen[:: given.every]
     with tempfile.TemporaryDirectory() as folder:

@@ -71,11 +71,26 @@ OTHERWISE: dict[str, tuple[str, ...]] = {
 CAPACITIES = (0.9, 1.1)
 
 
+def data_folder(about: str | None) -> Path:
+    """The folder of LLMServingSim's data: what the command line says; the program ends without it.
+
+    Args:
+        about: the program's docstring, whose first line the help shows.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--data", type=Path, default=DATA, help="a clone of LLMServingSim")
+    folder: Path = parser.parse_args().data
+    if not (folder / "bench" / "examples").is_dir():
+        parser.error(
+            f"{folder} holds no bench/examples: clone https://github.com/casys-kaist/LLMServingSim "
+            "and name its folder with --data"
+        )
+    return folder
+
+
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--data", type=Path, default=DATA)
-    data = parser.parse_args().data
+    data = data_folder(__doc__)
     runs = {gpu: read_real_run(data / "bench" / "examples" / gpu / MODEL) for gpu in GPUS}
     with tempfile.TemporaryDirectory() as folder:
         for gpu, run in runs.items():

@@ -95,7 +95,7 @@ class TraceRequest:
         raise ValueError(f"request {self.id!r}: {name} is {found}; expected {expected}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Workload:
     """Requests in the order they arrive; those of one instant in the order of the file.
 
@@ -128,6 +128,10 @@ class Workload:
                 f"workload {self.name!r}: two requests are called {twice!r}; expected unique ids"
             )
         check_sessions(self.requests)
+
+    def __repr__(self) -> str:
+        requests = "1 request" if len(self) == 1 else f"{len(self):,} requests"
+        return f"<Workload {self.name}: {requests} over {self.duration_ns / 1e9:,.1f} s>"
 
     def __len__(self) -> int:
         return len(self.requests)

@@ -127,9 +127,15 @@ def variants(given: Given, orders: Sequence[str], vary: Sequence[str]) -> list[V
     """The configs to compare, every combination of what is varied; each is checked.
 
     Raises:
-        BadInput: where fewer than two are left, or one is there twice.
+        BadInput: where fewer than two are left, or a key or a variant is there twice.
         ConfigError: for a config that cannot be used.
     """
+    keys = ["policy.order"] * bool(orders) + [setting.partition("=")[0].strip() for setting in vary]
+    varied_twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if varied_twice is not None:
+        raise BadInput(
+            f"{varied_twice} is varied twice (--order varies policy.order): give all its values at once"
+        )
     axes = [_axis(setting) for setting in vary]
     if orders:
         axes.insert(0, [(order, f"policy.order={json.dumps(order)}") for order in orders])

@@ -16,7 +16,8 @@ EXAMPLES = (
     "\b\nExamples:"
     "\n  twin calibrate runs/served --out profile.json"
     "\n  twin simulate --trace my-trace.jsonl.gz --set latency.model=calibrated \\"
-    "\n      --set latency.profile=profile.json --set host.profile=profile.json"
+    "\n      --set latency.profile=profile.json --set host.profile=profile.json \\"
+    "\n      --set model.path=MODEL --set device.name=DEVICE"
 )
 
 

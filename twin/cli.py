@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "trace": Entry("twin.trace:trace", "Fetch, read, convert, inspect and generate workloads."),
     "policies": Entry("twin.listing:policies", "List the policies that a config may name."),
-    "config": Entry("twin.listing:config", "Print the whole config, every key with its value."),
+    "config": Entry("twin.listing:config", "Print the whole config, every key explained."),
     "export": Entry(
         "twin.export:export", "Print the command that serves with a policy on SGLang or vLLM."
     ),

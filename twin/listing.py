@@ -31,7 +31,7 @@ def policies(policy_files: tuple[str, ...], modules: tuple[str, ...]) -> None:
     from twin.plugins import load_plugins
 
     load_plugins(policy_files, modules)
-    show.show_rows(("config key", "name", "options", "what it does"), list(_policies()))
+    show.show_rows(("name", "config key", "options", "what it does"), list(_policies()))
 
 
 def _policies() -> Iterator[tuple[str, str, str, str]]:
@@ -46,9 +46,9 @@ def _policies() -> Iterator[tuple[str, str, str, str]]:
     ):
         for name in registry.names():
             strategy = registry.get(name)
-            yield key, name, _options(strategy), _first_line(strategy)
+            yield name, key, _options(strategy), _first_line(strategy)
     for name, loop in LOOPS.items():
-        yield "policy.overlap", name, "", _first_line(loop)
+        yield name, "policy.overlap", "", _first_line(loop)
 
 
 def _options(strategy: type) -> str:
@@ -64,11 +64,10 @@ def _options(strategy: type) -> str:
 
 def _first_line(member: object) -> str:
     """What a member says of itself in a line; its module's words where it points there."""
-    for place in (member, inspect.getmodule(member)):
-        text = inspect.getdoc(place)
-        if text and not text.startswith("See the module"):
-            return " ".join(text.split("\n\n")[0].split())
-    return ""
+    text = inspect.cleandoc(member.__doc__ or "")  # its own: a base class speaks of all orders
+    if text.startswith("See the module"):
+        text = inspect.getdoc(inspect.getmodule(member)) or ""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 @click.command()
@@ -81,14 +80,17 @@ def config(
     policy_files: tuple[str, ...],
     modules: tuple[str, ...],
 ) -> None:
-    """Print the whole config as YAML, every key with its value.
+    """Print the whole config as YAML, every key with its value and what it means.
 
-    What it prints is what --config takes.
+    What it prints is what --config takes. Section latency has the keys of the model that is chosen:
+    with --set latency.model=operators (calibrated, replayed) it prints that one's.
     """
+    from twin.explain import explained
+
     read = read_config(config, preset, settings, seed, policy_files, modules)
     note_departures(read)
     note_unread(read)
-    click.echo(read.to_yaml(), nl=False)
+    click.echo(explained(read), nl=False)
 
 
 @click.command()

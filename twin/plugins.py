@@ -64,15 +64,23 @@ def _load_file(given: Path) -> None:
 
 
 def blamed(error: BaseException) -> str | None:
-    """Where in a user's own policy an error came up; None if it came up elsewhere."""
+    """Where in a user's own policy an error came up; None if it came up elsewhere.
+
+    In its file, or in a method that its class has from the base class: a sort of keys that cannot be
+    compared, a method that the class was to define.
+    """
     at: BaseException | None = error
     while at is not None:
-        for frame in reversed(traceback.extract_tb(at.__traceback__)):
-            if Path(frame.filename) in _loaded:
-                return (
-                    f"the policy failed: {frame.filename}, line {frame.lineno}, in {frame.name}: "
-                    f"{_described(error)}"
-                )
+        for frame, line in reversed(list(traceback.walk_tb(at.__traceback__))):
+            where = frame.f_code.co_filename
+            if Path(where) in _loaded:
+                place = f"{where}, line {line}, in {frame.f_code.co_name}"
+                return f"the policy failed: {place}: {_described(error)}"
+            cls = type(frame.f_locals.get("self"))
+            defined = getattr(sys.modules.get(cls.__module__), "__file__", None)
+            if defined is not None and Path(defined) in _loaded:
+                place = f"{defined}, class {cls.__name__}, in {frame.f_code.co_name}"
+                return f"the policy failed: {place}: {_described(error)}"
         at = at.__cause__
     return None
 
@@ -86,4 +94,6 @@ def _line_in(error: Exception, files: set[Path]) -> int | None:
 
 def _described(error: BaseException) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
+    if isinstance(error, NotImplementedError) and not text:
+        text = "its class has to define this"
     return f"{type(error).__name__}: {text}"

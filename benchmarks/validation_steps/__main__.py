@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import benchmarks.validation_steps as package
-from benchmarks.validation_llmservingsim import DATA, MODEL
+from benchmarks.validation_llmservingsim import MODEL, data_folder
 from benchmarks.validation_steps.followed import following, stretches
 from benchmarks.validation_steps.kept import kept
 from benchmarks.validation_steps.tables import (
@@ -25,6 +23,8 @@ from simulator.latency.operators import OperatorLatency
 from simulator.operators import read_llmservingsim
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from benchmarks.validation_steps.followed import Following
 
 ROOMY, FULL = "RTXPRO6000", "RTX4090"
@@ -39,9 +39,7 @@ NEWER = ("policy.batching_options.reuse_unhashed_first=true",)
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(package.__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--data", type=Path, default=DATA)
-    data = parser.parse_args().data
+    data = data_folder(package.__doc__)
     runs = {gpu: data / "bench" / "examples" / gpu / MODEL for gpu in (ROOMY, FULL)}
     profiles = {
         gpu: data / "profiler" / "perf" / gpu / "meta-llama" / MODEL / "bf16" for gpu in runs

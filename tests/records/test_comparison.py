@@ -91,9 +91,37 @@ def test_a_comparison_is_json_and_html(make_run):
     read = json.loads(json.dumps(result.to_dict()))
     assert [run["name"] for run in read["runs"]] == ["a", "<b>"]
     assert read["paired"][0]["metric"] == "ttft_ms"
+    assert repr(result) == "<Comparison of a, <b>>"
     html = result._repr_html_()
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
+
+
+def test_what_to_know_of_the_runs_stands_below_the_comparison(make_run):
+    runs = [make_run(), make_run(slower_ms=5)]
+    for run in runs:
+        run.manifest["approximations"] = ["sampling was not measured"]
+    runs[1].manifest["flags"] = {"decode_attention": 7}
+    printed = str(compare(runs, ["a", "b"])).splitlines()
+    assert printed[-2:] == [
+        "b: not measured: decode_attention in 7 of 0 steps",
+        "all: sampling was not measured",
+    ]
+
+
+def test_why_requests_were_refused_stands_below_the_table(make_run):
+    run = make_run()
+    run.requests.loc[[7, 9], "finish_reason"] = "refused"
+    run.requests.loc[[7, 9], "reason"] = ["the prompt is too long", "so is this"]
+    assert str(run).splitlines()[-1] == "run: refused, the first: r7: the prompt is too long"
+
+
+def test_there_is_no_share_of_what_is_shown_as_zero(make_run):
+    runs = [make_run(), make_run()]
+    for run, cached in zip(runs, (2, 1), strict=True):
+        run.requests["cached_tokens"] = [cached] + [0] * (len(run.requests) - 1)
+    [line] = [x for x in str(compare(runs)).splitlines() if "cache hit ratio" in x]
+    assert line.split() == ["cache", "hit", "ratio", "(%)", "0.0", "0.0"]
 
 
 def test_names_are_one_each(make_run):

@@ -211,7 +211,9 @@ def test_a_truncated_archive_is_refused(tmp_path, keep):
     write_native(generate(n=300), path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     for skip in (False, True):
-        with pytest.raises(TraceError, match=r"in the middle of its gzip data, after line \d+"):
+        with pytest.raises(
+            TraceError, match=r"in the middle of its gzip data(, after line [1-9]\d*)?;"
+        ):
             read_trace(path, skip_bad_rows=skip)
 
 

@@ -72,3 +72,9 @@ def test_speedup_keeps_order_and_is_exact_to_half_a_nanosecond(arrivals, factor)
     numerator, denominator = factor.as_integer_ratio()
     for before, after in zip(arrivals, workload.speedup(factor), strict=True):
         assert abs(2 * after.arrival_ns * numerator - 2 * before * denominator) <= numerator
+
+
+def test_a_workload_shows_itself_in_a_line():
+    assert repr(Workload("mine", [request()])) == "<Workload mine: 1 request over 0.0 s>"
+    several = [request(f"r{i}", i * 10**9) for i in range(1200)]
+    assert repr(Workload("mine", several)) == "<Workload mine: 1,200 requests over 1,199.0 s>"

@@ -62,6 +62,12 @@ def test_every_variant_is_checked_before_one_is_run(twin, trace, tmp_path):
     twice = twin("ab", "--trace", trace, "--order", "lpm", "--order", "lpm", "--out", "cmp")
     assert twice.exit_code == 2
     assert "the variant lpm is there twice" in twice.stderr
+    for axes in (("--order", "lpm"), ("--vary", "policy.order=lpm,lof")):
+        both = twin(
+            "ab", "--trace", trace, *axes, "--vary", "policy.order=fcfs,lpm", "--out", "cmp"
+        )
+        assert both.exit_code == 2
+        assert "policy.order is varied twice" in both.stderr
     assert not (tmp_path / "cmp").exists()
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 import yaml
 
 from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
+from runtime.config import RuntimeOptions
+from simulator.config import SimulatorConfig
 from simulator.devices import known_devices
 from traces.records.definitions import METRICS
+from twin import show
 from twin.cli import COMMANDS, main
 
 HEAVY = ("numpy", "pandas", "pydantic", "pyarrow", "matplotlib", "rich", "scipy", "simpy", "yaml")
@@ -65,6 +69,20 @@ def test_the_config_that_is_printed_can_be_given(twin, tmp_path):
     assert twin("config", "--config", "mine.yaml").stdout == shown
     assert yaml.safe_load(shown)["policy"]["order"] == "lpm"
     assert yaml.safe_load(shown)["seed"] == 7
+
+
+@pytest.mark.parametrize("preset", [(), ("--preset", "vllm")])
+def test_a_printed_config_says_what_each_key_means_and_is_the_config(twin, preset):
+    shown = twin("config", *preset).stdout
+    values = yaml.safe_load(shown)
+    config = SimulatorConfig.model_validate({"preset": preset[1]} if preset else {})
+    assert values | {"runtime": None} == config.model_dump(mode="json")
+    assert values["runtime"] == RuntimeOptions().model_dump(mode="json")
+    lines = [line.strip() for line in shown.splitlines()]
+    at = lines.index("overlap: overlapped")
+    assert lines[at - 1].startswith("# Whether the host schedules a step while the device runs")
+    assert lines[lines.index("load_format: auto") - 1] == "# safetensors, gguf, dummy)."
+    assert max(map(len, lines)) <= 110
 
 
 def test_the_folder_of_a_run_is_no_trace_and_says_what_takes_it(twin, trace):
@@ -149,3 +167,14 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(twin, tmp_path, argu
     assert says in " ".join(result.stderr.split())
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_where_the_terminal_is_narrow_a_row_is_a_paragraph(monkeypatch, capsys):
+    rows = [("a" * 20, "yes", "word " * 20), ("b" * 20, "", "https://example.com/" + "x" * 90)]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    show.show_rows(("name", "written", "what it is"), rows)
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[:3] == ["a" * 20, "  written: yes", "  what it is: word word word word word"]
+    assert max(len(line) for line in lines if "https" not in line) <= 40
+    assert f"    {rows[1][2]}" in lines, "an address is never broken"

@@ -126,6 +126,26 @@ def test_strict_makes_a_refusal_an_error_and_keeps_the_records(twin, trace):
 
 
 @pytest.mark.usefixtures("own_orders")
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("    pass", "in key: NotImplementedError: its class has to define this"),
+        ("    key = lambda self, request, view: None", "in arrange: TypeError: '<' not supported"),
+    ],
+)
+def test_what_fails_in_the_base_class_of_ones_own_policy_is_said_of_it(
+    twin, trace, tmp_path, body, says
+):
+    head = "from policies import ORDERS, KeyOrder\n\n@ORDERS.register('mine')\n"
+    (tmp_path / "mine.py").write_text(f"{head}class Mine(KeyOrder):\n{body}\n", encoding="utf-8")
+    busy = ("--trace", trace, "--speedup", 1000, "--set", "policy.order=mine")
+    result = twin("simulate", "--policy", "mine.py", *busy, "--out", "a")
+    assert result.exit_code == 1
+    assert "mine.py, class Mine, " in result.stderr
+    assert says in result.stderr
+
+
+@pytest.mark.usefixtures("own_orders")
 def test_a_fault_in_ones_own_policy_is_named_with_its_line(twin, trace, tmp_path):
     (tmp_path / "broken.py").write_text(BAD_ORDER, encoding="utf-8")
     own = ("simulate", "--trace", trace, "--policy", "broken.py", "--out", "a", "--overwrite")

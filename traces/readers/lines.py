@@ -212,4 +212,5 @@ class TraceLines:
 
     def _unreadable(self, found: str, expected: str) -> TraceError:
         member = f" of {self.here.member}" if self.here.member else ""
-        return TraceError(self.path, f"{found}, after line {self.here.line or 0}{member}", expected)
+        where = f", after line {self.here.line}" if self.here.line else ""
+        return TraceError(self.path, f"{found}{where}{member}", expected)

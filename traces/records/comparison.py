@@ -23,6 +23,7 @@ from traces.records.tables import (
     html_table,
     key_rows,
     named,
+    notes_on,
     rich_table,
     to_text,
     units,
@@ -69,7 +70,7 @@ class PairedDifference:
     verdict: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Several runs, compared with the first of them.
 
@@ -79,6 +80,7 @@ class Comparison:
         rows: the key metrics; `relative` gives a row's differences.
         paired: request-by-request differences to the first run.
         unpaired: runs that did not serve the first one's requests, so have no intervals.
+        notes: what to know of the runs before believing a number.
     """
 
     names: tuple[str, ...]
@@ -86,6 +88,7 @@ class Comparison:
     rows: tuple[Row, ...]
     paired: tuple[PairedDifference, ...]
     unpaired: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def table(self) -> Group:
         """Both tables, for a rich console."""
@@ -96,13 +99,9 @@ class Comparison:
         unit_of = units(self.rows)
         parts: list[RenderableType] = [rich_table(self.names, self._lines(unit_of), unit_of)]
         if self.paired:
-            box = Table(
-                title=f"Mean difference to {self.names[0]}, request by request (95 % interval)",
-                title_justify="left",
-                box=None,
-                pad_edge=False,
-                padding=(0, 2, 0, 0),
-            )
+            title = f"Mean difference to {self.names[0]}, request by request (95 % interval)"
+            parts.append(Text(title, style="italic"))
+            box = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
             for heading in ("", "run", "difference", "", "requests"):
                 box.add_column(heading, no_wrap=heading != "run")
             colours = {"better": "green", "worse": "red"}
@@ -134,10 +133,14 @@ class Comparison:
             ],
             "paired": [asdict(pair) for pair in self.paired],
             "unpaired": list(self.unpaired),
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
         return to_text(self.table())
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(self.names)}>"
 
     def _repr_html_(self) -> str:
         unit_of = units(self.rows)
@@ -152,8 +155,9 @@ class Comparison:
         lines = []
         for row in self.rows:
             cells = row.cells(unit_of[row.metric])
+            nothing = not cells[0].strip("0.")  # a share of what is shown as zero says nothing
             for i, change in enumerate(relative(row)):
-                if i and change is not None:
+                if i and change is not None and not nothing:
                     cells[i] += f"  {_percent(change):>8}"
                 elif i:
                     cells[i] += " " * 10
@@ -161,10 +165,11 @@ class Comparison:
         return lines
 
     def _notes(self) -> list[str]:
-        return [
+        unpaired = [
             f"{name} did not serve the same requests as {self.names[0]}: no intervals"
             for name in self.unpaired
         ]
+        return [*unpaired, *self.notes]
 
 
 def compare(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparison:
@@ -184,7 +189,8 @@ def compare(runs: Sequence[Run], names: Sequence[str] | None = None) -> Comparis
         else:
             unpaired.append(name)
     rows = tuple(key_rows(summaries))
-    return Comparison(tuple(by_name), summaries, rows, tuple(paired), tuple(unpaired))
+    notes = tuple(notes_on(by_name))
+    return Comparison(tuple(by_name), summaries, rows, tuple(paired), tuple(unpaired), notes)
 
 
 def relative(row: Row) -> list[float | None]:

@@ -15,9 +15,9 @@ from traces.records.definitions import METRICS
 from traces.records.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
     from traces.records.distribution import Distribution
@@ -144,34 +144,33 @@ def named(runs: Run | Sequence[Run], names: Sequence[str] | None) -> dict[str, R
     return dict(zip(names, several, strict=True))
 
 
-def summary_table(runs: Run | Sequence[Run], names: Sequence[str] | None = None) -> Table:
-    """The main table of one run or several, for a rich console.
+def summary_table(runs: Run | Sequence[Run], names: Sequence[str] | None = None) -> Group:
+    """The main table of one run or several, with what to know about it below, for a rich console.
 
     Raises:
         ValueError: where names are not one for each run, all different.
     """
+    from rich.console import Group
+    from rich.text import Text
+
     by_name = named(runs, names)
     rows = key_rows([run.summary() for run in by_name.values()])
     unit_of = units(rows)
-    return rich_table(
-        list(by_name),
-        [(row, row.cells(unit_of[row.metric])) for row in rows],
-        unit_of,
-        caption="\n".join(_notes(by_name)) or None,
-    )
+    lines = [(row, row.cells(unit_of[row.metric])) for row in rows]
+    notes = (Text(note, style="dim") for note in notes_on(by_name))
+    return Group(rich_table(list(by_name), lines, unit_of), *notes)
 
 
 def rich_table(
     names: Sequence[str],
     lines: Sequence[tuple[Row, Sequence[str]]],
     unit_of: dict[str, str],
-    caption: str | None = None,
 ) -> Table:
     """Lines of cells under the runs' names, with the metric's name once per metric."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim", no_wrap=True)
     for name in names:
@@ -184,19 +183,30 @@ def rich_table(
     return table
 
 
-def _notes(runs: dict[str, Run]) -> list[str]:
-    """What a reader has to know before believing a number."""
+def notes_on(runs: Mapping[str, Run]) -> list[str]:
+    """What a reader has to know before believing a number; what is so of all runs is said once."""
+    of_run = {name: _notes(run) for name, run in runs.items()}
+    first, *others = of_run.values()
+    shared = [note for note in first if all(note in other for other in others)]
+    own = [f"{name}: {note}" for name, of in of_run.items() for note in of if note not in shared]
+    everywhere = "all: " if others else f"{next(iter(of_run))}: "
+    return [*own, *(everywhere + note for note in shared)]
+
+
+def _notes(run: Run) -> list[str]:
     notes = []
-    for name, run in runs.items():
-        if run.status != "complete":
-            notes.append(f"{name}: {run.status}; the numbers are of what was recorded until then")
-        if not run.manifest.get("itl", {}).get("exact", True):
-            notes.append(f"{name}: ITL percentiles are to a relative 1e-3")
-        steps = run.manifest.get("counts", {}).get("steps", 0)
-        for what, count in run.manifest.get("flags", {}).items():
-            notes.append(f"{name}: not measured: {what} in {count:,} of {steps:,} steps")
-        notes += [f"{name}: {text}" for text in run.manifest.get("approximations", ())]
-    return notes
+    if run.status != "complete":
+        notes.append(f"{run.status}; the numbers are of what was recorded until then")
+    if not run.manifest.get("itl", {}).get("exact", True):
+        notes.append("ITL percentiles are to a relative 1e-3")
+    refused = run.requests[run.requests["finish_reason"] == "refused"]
+    if len(refused):
+        first = refused.sort_values("arrival_ns", kind="stable").iloc[0]
+        notes.append(f"refused, the first: {first['id']}: {first['reason']}")
+    steps = run.manifest.get("counts", {}).get("steps", 0)
+    for what, count in run.manifest.get("flags", {}).items():
+        notes.append(f"not measured: {what} in {count:,} of {steps:,} steps")
+    return [*notes, *run.manifest.get("approximations", ())]
 
 
 def summary_html(runs: Run | Sequence[Run], names: Sequence[str] | None = None) -> str:
@@ -205,7 +215,7 @@ def summary_html(runs: Run | Sequence[Run], names: Sequence[str] | None = None) 
     rows = key_rows([run.summary() for run in by_name.values()])
     unit_of = units(rows)
     lines = [(row, row.cells(unit_of[row.metric])) for row in rows]
-    return html_table(list(by_name), lines, unit_of, _notes(by_name))
+    return html_table(list(by_name), lines, unit_of, notes_on(by_name))
 
 
 def html_table(
