@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ EXAMPLES = (
 @click.option(
     "--profile",
     metavar="PATH",
-    help="How long steps take: a profile's file or name, or LLMServingSim's folder that holds tp1.",
+    help="How long steps take: a profile's file or name, or a folder of LLMServingSim's profiler.",
 )
 @click.option("--config", metavar="FILE", help="YAML config, instead of what the run's files say.")
 @click.option("--preset", type=click.Choice(NAMES), help="Whose defaults, where no file says.")
@@ -157,8 +158,8 @@ def _folder(out: str | None, name: str, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not there and not any(folder.iterdir()):
-            folder.rmdir()
+        if not there:
+            shutil.rmtree(folder)
         raise
 
 

@@ -170,7 +170,13 @@ def _operators(
             raise ConfigError(f"latency.profile: {error}") from None
         _check_dtypes(profile, config, model)
     found = _matched("latency.profile", name, profile.model, profile.gpu, model, device, section)
-    source = {"model": "operators", "profile": name, "source": profile.source}
+    source = {
+        "model": "operators",
+        "profile": name,
+        "source": profile.source,
+        "errors": profile.errors,
+        "parallel": profile.parallel.model_dump(),
+    }
     return Chosen(OperatorLatency(profile), source, found, profile.parallel)
 
 

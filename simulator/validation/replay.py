@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from policies.config import ConfigError
 from simulator.data_parallel import simulate_ranks
 from simulator.operators.llmservingsim import Link, read_llmservingsim, read_meta
 from simulator.operators.tables import TableError
-from simulator.profile import mismatches
+from simulator.profile import load_operators, mismatches
 from simulator.simulation import as_config, simulate
 from traces.real_runs.our_run import from_run
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from traces.real_runs.base import RealRun
     from traces.workload import Workload
 
+# of LLMServingSim's profiler: `<gpu>/<owner>/<model>/<variant>/tp<n>`
+SPLIT = re.compile(r"tp\d+")
+LEVELS = ("tp[0-9]*", "*/tp[0-9]*", "*/*/tp[0-9]*", "*/*/*/tp[0-9]*", "*/*/*/*/tp[0-9]*")
 RECORDS = ("requests", "steps", "tokens")
 
 
@@ -80,7 +84,7 @@ def latency_section(
 
     Args:
         profile: a profile of operators or a calibrated one, as a file or the name of one that ships;
-            or a variant's folder of LLMServingSim, the parent of `tp1`.
+            or a folder of LLMServingSim's profiler, see `variant_folder`.
         setup: what the run was served with.
         real: whose files may say what joins the GPUs.
         keep: where to write what is condensed from a folder, as JSON.
@@ -94,9 +98,9 @@ def latency_section(
     if not path.is_dir():
         return {"model": _kind(path), "profile": str(profile)}
     try:
-        _check_model(path, setup)
+        variant = variant_folder(path.resolve(), setup.model.name)
         condensed = read_llmservingsim(
-            path.resolve(), setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
+            variant, setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
         )
     except ValueError as error:
         raise ConfigError(f"--profile: {error}") from None
@@ -121,14 +125,46 @@ def link_of(real: RealRun, parallel: Parallel) -> Link | None:
     )
 
 
-def _check_model(folder: Path, setup: Setup) -> None:
-    """See that a folder of LLMServingSim's is of the run's model, where it says of which it is."""
-    measured = read_meta(folder).get("model")
-    if isinstance(measured, str):
-        # which device it is for, the config says
-        wrong, _ = mismatches(measured, "", setup.model.name, "")
-        if wrong:
-            raise TableError(f"{folder}: {wrong[0]}; give the folder of that model")
+def variant_folder(path: Path, model: str) -> Path:
+    """The folder that holds `tp1` and its like: a given one, or the one above or below it.
+
+    Args:
+        path: that folder, one of those in it, or one of those above, as the model's or the GPU's.
+        model: which it is to be of, where it says of which it is.
+
+    Raises:
+        TableError: where there is none, or more than one.
+    """
+    if SPLIT.fullmatch(path.name):
+        path = path.parent
+    found = sorted({tp.parent for depth in LEVELS for tp in path.glob(depth) if tp.is_dir()})
+    # which device each is of, the config says
+    wrong = {p: mismatches(p_model, "", model, "")[0] for p in found if (p_model := _model_of(p))}
+    fit = [p for p in found if not wrong.get(p)]
+    if len(fit) == 1:
+        return fit[0]
+    if not found:
+        raise TableError(
+            f"{path} holds no profile of LLMServingSim's: no folder tp1, tp2 ... in it"
+        )
+    if not fit:
+        raise TableError(f"{found[0]}: {wrong[found[0]][0]}; give the folder of that model")
+    raise TableError(f"{path} holds several profiles: {', '.join(map(str, fit))}; give one of them")
+
+
+def _model_of(folder: Path) -> str | None:
+    model = read_meta(folder).get("model")
+    return model if isinstance(model, str) else None
+
+
+def split_of(profile: str | Path | None) -> Parallel | None:
+    """How a profile takes the model to be split; None where it does not say, as a folder of several."""
+    if profile is None or Path(profile).is_dir() or _kind(Path(profile)) != "operators":
+        return None
+    try:
+        return load_operators(profile).parallel
+    except ValueError:
+        return None  # whoever builds the model from it says what is wrong
 
 
 def _kind(path: Path) -> str:

@@ -129,6 +129,43 @@ def test_a_workload_that_is_not_there_is_asked_for(tmp_path):
         read_real_run(bench_folder(tmp_path, dataset_path="elsewhere/none.jsonl"))
 
 
+def test_a_benchmark_is_the_same_run_wherever_it_is_named_from(tmp_path, monkeypatch):
+    folder = bench_folder(tmp_path)
+    for place, name in (
+        (tmp_path, "RTX4090/Llama"),
+        (folder.parent, "Llama"),
+        (folder, "."),
+        (folder, "vllm"),
+        (folder / "vllm", "requests.jsonl.gz"),
+    ):
+        monkeypatch.chdir(place)
+        run = read_real_run(name)
+        assert (run.name, run.engine.device, len(run.workload)) == ("RTX4090-Llama", "RTX4090", 2)
+
+
+def test_a_folder_of_another_layout_knows_its_gpu_from_the_config_beside_it(tmp_path):
+    folder = bench_folder(tmp_path)
+    (folder / "config.json").write_text(
+        json.dumps({"link_bw": 16, "nodes": [{"instances": [{"hardware": "RTXPRO6000"}] * 2}]})
+    )
+    engine = read_real_run(folder).engine
+    assert (engine.device, engine.link_gigabytes_per_s) == ("RTXPRO6000", 16)
+
+
+def test_a_request_without_any_instant_was_not_answered(tmp_path):
+    nothing = dict.fromkeys(("arrival_time", "queued_ts", "first_token_ts", "last_token_ts"))
+    run = read_real_run(bench_folder(tmp_path, [SERVED[0], SERVED[1] | nothing]))
+    assert (len(run.requests), run.failed, len(run.workload)) == (1, 1, 2)
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path):
+    folder = bench_folder(tmp_path)
+    (folder / "vllm" / "meta.json").unlink()
+    (folder / "vllm" / "meta.json.gz").write_bytes(gzip.compress(b"{}" * 100)[:20])
+    with pytest.raises(TraceError, match=r"meta\.json\.gz"):
+        read_real_run(folder)
+
+
 @needs_examples
 @pytest.mark.parametrize(
     ("gpu", "tpot_ms", "e2e_ms"), [("RTXPRO6000", 32.458, 28_200.7), ("RTX4090", 32.447, 86_578.3)]

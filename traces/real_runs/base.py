@@ -99,9 +99,9 @@ class EngineSettings:
     version: str | None = None
     model: str | None = None
     device: str | None = None
-    tensor_parallel: int = 1
-    data_parallel: int = 1
-    expert_parallel: bool = False
+    tensor_parallel: int | None = None
+    data_parallel: int | None = None
+    expert_parallel: bool | None = None
     max_running_requests: int | None = None
     max_batched_tokens: int | None = None
     context_limit: int | None = None

@@ -13,16 +13,18 @@ from policies.config import ConfigError
 from policies.model_shape import ModelShape
 from simulator.calibration.steps import Steps
 from simulator.config import Plan
+from simulator.data_parallel import simulate_ranks
 from simulator.devices import Device
 from simulator.operators.shards import Parallel
+from simulator.operators.tables import TableError
 from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
-from simulator.validation.replay import latency_section, link_of, replay
+from simulator.validation.replay import latency_section, link_of, replay, variant_folder
 from simulator.validation.retime import retimed
 from simulator.validation.series import series
-from simulator.validation.setup import kv_tokens, setup_of
+from simulator.validation.setup import check_split, kv_tokens, resolved, setup_of
 from simulator.validation.spread import check_repeats, spreads
 from simulator.validation.validate import Question, validate
 from traces.errors import TraceError
@@ -99,6 +101,66 @@ def test_settings_that_a_run_does_not_say_are_told_as_assumptions():
     assert "kv.capacity_tokens" in told  # memory is never taken from another GPU's run
     assert setup.config["kv"]["capacity_tokens"] != 777
     assert setup.config["policy"]["context_limit"] == 4096
+
+
+def test_what_is_given_is_not_assumed():
+    engine = EngineSettings("vllm", model="meta-llama/Llama-3.1-8B", device="RTXPRO6000")
+    run = replace(real([(1, 2)]), engine=engine)
+    every = {
+        "GPUs",
+        "kv.capacity_tokens",
+        *(f"policy.{name}" for name in ("page_size", "cache", "overlap", "context_limit")),
+        "policy.max_running_requests",
+        "policy.batching_options.max_num_batched_tokens",
+    }
+    assert {one.key for one in setup_of(run).assumptions} == every
+    given = {
+        "kv.capacity_tokens": "5000",
+        "policy.overlap": "serial",
+        "policy.batching_options": "",
+    }
+    setup = setup_of(run, given=given)
+    assert {one.key for one in setup.assumptions} == every - {
+        "kv.capacity_tokens",
+        "policy.overlap",
+        "policy.batching_options.max_num_batched_tokens",
+    }
+    assert setup.config["policy"]["context_limit"] == 5000  # no more than the memory holds
+    told = resolved(setup.assumptions, {"max_running_requests": 99})
+    assert {one.key: one.value for one in told}["policy.max_running_requests"] == 99
+
+
+def test_an_engine_that_a_file_does_not_name_can_be_given():
+    setup = setup_of(real([(1, 2)]), model="Qwen/Qwen3-8B", device="h200", given={"preset": "vllm"})
+    assert setup.config["preset"] == "vllm"
+
+
+def test_step_times_of_another_split_are_an_error_or_told():
+    engine = EngineSettings(
+        "vllm", model="Qwen/Qwen3-32B", device="h200", tensor_parallel=2, kv_tokens=1000
+    )
+    run = replace(real([(1, 2)]), engine=engine)
+    setup = setup_of(run)
+    assert check_split(setup, Parallel(tp=2)) == []
+    assert "one GPU" in check_split(setup, None)[0]
+    with pytest.raises(ConfigError, match=r"measured for tp=4 .*split as tp=2"):
+        check_split(setup, Parallel(tp=4))
+    unknown = replace(run, engine=replace(engine, tensor_parallel=None))
+    assert setup_of(unknown, split=Parallel(tp=4)).parallel == Parallel(tp=4)
+
+
+def test_what_ranks_do_over_time_is_counted_together():
+    work = generate("azure-conversation", n=40, seed=5, rate=20.0)
+    one = from_run(simulate_ranks(work, TRUTH, ranks=1), Path("one"))
+    two = from_run(simulate_ranks(work, TRUTH, ranks=2), Path("two"))
+    plain = from_run(simulate(work, TRUTH), Path("plain"))
+    assert one.series.running.tolist() == plain.series.running.tolist()
+    seen, waiting = (
+        {s.name: s.simulated for s in series(two, two)}[name].max()
+        for name in ("running", "requests in decode")
+    )
+    assert seen == pytest.approx(waiting, rel=0.2)
+    assert 0 < two.series.kv_share.max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -302,8 +364,27 @@ def test_settings_of_another_engine_do_not_stand_in():
         setup_of(run, like=replace(run, engine=None))
 
 
+def test_a_folder_of_profiles_is_known_by_any_of_its_levels(tmp_path):
+    variant = tmp_path / "GPU" / "Qwen" / "Qwen3-8B" / "bf16"
+    (variant / "tp2").mkdir(parents=True)
+    (variant / "meta.yaml").write_text("model: Qwen/Qwen3-8B\n")
+    other = tmp_path / "GPU" / "meta-llama" / "Llama-3.1-8B" / "bf16"
+    (other / "tp1").mkdir(parents=True)
+    (other / "meta.yaml").write_text("model: meta-llama/Llama-3.1-8B\n")
+    for folder in (variant / "tp2", variant, variant.parent, variant.parent.parent, tmp_path):
+        assert variant_folder(folder, "Qwen/Qwen3-8B") == variant
+    with pytest.raises(TableError, match="it is of model meta-llama"):
+        variant_folder(other, "Qwen/Qwen3-8B")
+    with pytest.raises(TableError, match="no folder tp1"):
+        variant_folder(variant / "tp2" / "deeper", "Qwen/Qwen3-8B")
+    (variant.parent / "fp8" / "tp1").mkdir(parents=True)
+    with pytest.raises(TableError, match=r"several profiles: .*bf16, .*fp8; give one"):
+        variant_folder(tmp_path, "Qwen/Qwen3-8B")
+
+
 def test_a_profile_of_another_model_is_an_error(served, tmp_path):
     (tmp_path / "meta.yaml").write_text("model: meta-llama/Llama-3.1-8B\n")
+    (tmp_path / "tp1").mkdir()
     setup = setup_of(served)
     with pytest.raises(ConfigError, match=r"it is of model meta-llama/.*config's is Qwen/Qwen3-8B"):
         latency_section(tmp_path, setup, served, tmp_path / "keep.json")
