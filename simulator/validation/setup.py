@@ -151,10 +151,12 @@ def setup_of(
 
 def _engine(run: RealRun, given: Mapping[str, str]) -> EngineSettings:
     """What a run says of its engine; nothing but its name where only that was given."""
+    preset = given.get("preset")
     if run.engine is not None:
-        return run.engine
-    if "preset" in given:
-        return EngineSettings(engine=given["preset"])
+        # a client's result names the API that it spoke, which is not always the engine behind it
+        return run.engine if preset is None else replace(run.engine, engine=preset)
+    if preset is not None:
+        return EngineSettings(engine=preset)
     raise ConfigError(
         f"{run.path}: {run.source} does not say how the engine was run; give --preset, --model and "
         "--device, and what else is known with --set, or all of it with --config"
@@ -181,6 +183,8 @@ def _policy(engine: EngineSettings, assumed: list[Assumption]) -> dict[str, Any]
         policy["page_size"] = engine.page_size
     if engine.overlapped is not None:
         policy["overlap"] = "overlapped" if engine.overlapped else "serial"
+    if engine.order is not None:
+        policy["order"] = engine.order
     if engine.prefix_caching is False:
         policy["cache"] = "none"
     if engine.max_batched_tokens is not None:

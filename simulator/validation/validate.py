@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 ROOFLINE = "step times are a roofline's, from datasheets: nothing was measured; give a profile"
 
+SAME_SETTINGS = (
+    "it was simulated with the settings of the first: its files name no other policy; say with "
+    "--other-set what differs"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -176,6 +181,8 @@ def validate(
     if other is None:
         return Validation(repeats, None, found, made)
     second = compared(*other, keep / "profile-other.json")
+    if all(second.simulated.config[k] == first.simulated.config[k] for k in ("preset", "policy")):
+        second = replace(second, notes=(*second.notes, SAME_SETTINGS))
     held = answers((real[0], other[0]), (first.simulated.run, second.simulated.run))
     return Validation(repeats, second, found, made, tuple(held))
 

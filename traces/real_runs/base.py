@@ -91,6 +91,7 @@ class EngineSettings:
         page_size: tokens.
         prefix_caching: whether prompts share prefixes.
         overlapped: whether the host schedules ahead of the device.
+        order: of the queue, as a config names it.
         link_latency_ns: of one hop between two GPUs.
         link_gigabytes_per_s: 1e9 bytes per second, one way.
     """
@@ -110,6 +111,7 @@ class EngineSettings:
     page_size: int | None = None
     prefix_caching: bool | None = None
     overlapped: bool | None = None
+    order: str | None = None
     link_latency_ns: float | None = None
     link_gigabytes_per_s: float | None = None
 
