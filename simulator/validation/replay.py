@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.config import ConfigError
 from simulator.data_parallel import simulate_ranks
-from simulator.operators.llmservingsim import Link, read_llmservingsim, read_meta
-from simulator.operators.tables import TableError
-from simulator.profile import load_operators, mismatches
+from simulator.operators.llmservingsim import Link, read_llmservingsim, variant_folder
+from simulator.profile import load_operators
 from simulator.simulation import as_config, simulate
 from traces.real_runs.our_run import from_run
 
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from traces.real_runs.base import RealRun
     from traces.workload import Workload
 
-# of LLMServingSim's profiler: `<gpu>/<owner>/<model>/<variant>/tp<n>`
-SPLIT = re.compile(r"tp\d+")
-LEVELS = ("tp[0-9]*", "*/tp[0-9]*", "*/*/tp[0-9]*", "*/*/*/tp[0-9]*", "*/*/*/*/tp[0-9]*")
 RECORDS = ("requests", "steps", "tokens")
 
 
@@ -123,38 +118,6 @@ def link_of(real: RealRun, parallel: Parallel) -> Link | None:
     return Link(
         latency_ns=engine.link_latency_ns * hops, bytes_per_s=engine.link_gigabytes_per_s * 1e9
     )
-
-
-def variant_folder(path: Path, model: str) -> Path:
-    """The folder that holds `tp1` and its like: a given one, or the one above or below it.
-
-    Args:
-        path: that folder, one of those in it, or one of those above, as the model's or the GPU's.
-        model: which it is to be of, where it says of which it is.
-
-    Raises:
-        TableError: where there is none, or more than one.
-    """
-    if SPLIT.fullmatch(path.name):
-        path = path.parent
-    found = sorted({tp.parent for depth in LEVELS for tp in path.glob(depth) if tp.is_dir()})
-    # which device each is of, the config says
-    wrong = {p: mismatches(p_model, "", model, "")[0] for p in found if (p_model := _model_of(p))}
-    fit = [p for p in found if not wrong.get(p)]
-    if len(fit) == 1:
-        return fit[0]
-    if not found:
-        raise TableError(
-            f"{path} holds no profile of LLMServingSim's: no folder tp1, tp2 ... in it"
-        )
-    if not fit:
-        raise TableError(f"{found[0]}: {wrong[found[0]][0]}; give the folder of that model")
-    raise TableError(f"{path} holds several profiles: {', '.join(map(str, fit))}; give one of them")
-
-
-def _model_of(folder: Path) -> str | None:
-    model = read_meta(folder).get("model")
-    return model if isinstance(model, str) else None
 
 
 def split_of(profile: str | Path | None) -> Parallel | None:

@@ -234,7 +234,10 @@ def compared(real: RealRun, question: Question, keep: Path) -> Compared:
         notes += check_split(setup, _measured(facts))
     notes += facts.get("approximations", [])
     flags = facts.get("flags", {}).items()
-    notes += [f"{count:,} steps beyond what was measured: {name}" for name, count in flags]
+    notes += [
+        f"{count:,} step{'s' * (count != 1)} beyond what was measured: {name}"
+        for name, count in flags
+    ]
     return Compared(
         real,
         made,

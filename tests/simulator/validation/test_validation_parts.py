@@ -15,13 +15,14 @@ from simulator.calibration.steps import Steps
 from simulator.config import Plan
 from simulator.data_parallel import simulate_ranks
 from simulator.devices import Device
+from simulator.operators.llmservingsim import variant_folder
 from simulator.operators.shards import Parallel
 from simulator.operators.tables import TableError
 from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
-from simulator.validation.replay import latency_section, link_of, replay, variant_folder
+from simulator.validation.replay import latency_section, link_of, replay
 from simulator.validation.retime import retimed
 from simulator.validation.series import series
 from simulator.validation.setup import check_split, kv_tokens, resolved, setup_of
