@@ -188,8 +188,8 @@ def _from_folder(section: OperatorsConfig, folder: Path, model: ModelShape) -> O
 
     if section.parallel.gpus > 1:
         raise ValueError(
-            f"{folder} holds no collectives, which {section.parallel} needs; `twin validate --link US,GB/S` "
-            "condenses one with them, and keeps it as profile.json"
+            f"{folder} holds no collectives, which {section.parallel} needs; `twin validate --link US,GB/S`"
+            " condenses one with them, and keeps it as profile.json"
         )
     return read_llmservingsim(variant_folder(folder.resolve(), model.name), model, section.parallel)
 

@@ -93,7 +93,7 @@ def read_llmservingsim(
     if link is None and (parallel.tp > 1 or parallel.ep > 1 or parallel.pp > 1):
         raise ValueError(
             f"the profile has no collectives and {parallel} needs them; give link latency and "
-            "bandwidth"
+            "bandwidth (--link US,GB/S)"
         )
     root = Path(folder)
     here = root / f"tp{parallel.tp}"

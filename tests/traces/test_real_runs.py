@@ -158,6 +158,25 @@ def test_a_request_without_any_instant_was_not_answered(tmp_path):
     assert (len(run.requests), run.failed, len(run.workload)) == (1, 1, 2)
 
 
+def test_a_run_of_the_first_requests_replays_those(tmp_path):
+    run = read_real_run(bench_folder(tmp_path, SERVED[:1], num_requests=1))
+    assert (len(run.requests), len(run.workload)) == (1, 1)
+
+
+def test_a_run_that_was_not_watched_has_no_series(tmp_path):
+    folder = bench_folder(tmp_path)
+    file = folder / "vllm" / "timeseries.csv"
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    assert read_real_run(folder).series is None
+
+
+def test_settings_without_requests_are_no_run_yet(tmp_path):
+    folder = bench_folder(tmp_path)
+    (folder / "vllm" / "requests.jsonl.gz").unlink()
+    with pytest.raises(TraceError, match=r"no requests\.jsonl"):
+        read_real_run(folder)
+
+
 def test_a_file_that_was_cut_off_is_named(tmp_path):
     folder = bench_folder(tmp_path)
     (folder / "vllm" / "meta.json").unlink()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,8 @@ INSTANTS = ("arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
 
 def is_llmservingsim(path: Path) -> bool:
     """Whether a path is such a folder, or the requests in it."""
-    return _folder(path) is not None
+    beside = (plain_or_gzipped(place, "meta.json") for place in (path, path / "vllm"))
+    return _folder(path) is not None or any(beside)
 
 
 def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> RealRun:
@@ -52,7 +54,7 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
     """
     folder = _folder(path)
     if folder is None:
-        raise TraceError(path, "no requests.jsonl", "a benchmark folder of LLMServingSim")
+        raise TraceError(path, "no requests.jsonl", "one, as LLMServingSim's benchmark writes it")
     requests_file = plain_or_gzipped(folder, REQUESTS)
     assert requests_file is not None
     meta = _meta(folder)
@@ -69,6 +71,8 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
                 field="request_id",
             )
         rows.append(row)
+    if len(rows) == meta.get("num_requests") and 0 < len(rows) < len(work):
+        work = replace(work, requests=work.requests[: len(rows)])  # --num-reqs of its runner
     if len(rows) != len(work):
         raise TraceError(
             requests_file, f"{len(rows)} requests", f"{len(work)}, as its workload {work.name} has"
@@ -313,6 +317,8 @@ def _series(folder: Path) -> RealSeries | None:
                 raise TraceError(
                     path, repr(row.get(name)), "a number", line=line, field=name
                 ) from None
+    if not table["t"]:
+        return None
     t, generated, prompt, running, waiting, kv = (np.array(table[name]) for name in columns)
     # all zeros where that version of the recorder did not read it
     return RealSeries(t, generated, prompt, running, waiting, kv / 100 if kv.any() else None)
