@@ -437,3 +437,13 @@ def test_a_workload_beside_a_result_has_to_be_that_of_the_result(tmp_path):
     sent = write(tmp_path, json.dumps(SENT[0]) + "\n" + json.dumps(SENT[1]) + "\n", "sent.jsonl")
     with pytest.raises(TraceError, match=r"5 prompt tokens.*10"):
         read_real_run(write(tmp_path, json.dumps(BENCH)), workload=sent)
+
+
+def test_a_workload_of_all_that_was_sent_stands_for_those_that_were_answered(tmp_path):
+    lengths = zip(BENCH["input_lens"], (3, 9, 2), strict=True)
+    rows = [{"input_toks": a, "output_toks": b, "arrival_time_ns": 0} for a, b in lengths]
+    sent = write(tmp_path, "\n".join(map(json.dumps, rows)) + "\n", "sent.jsonl")
+    run = read_real_run(write(tmp_path, json.dumps(BENCH)), workload=sent)
+    assert run.failed == 1
+    assert [(len(r.prompt), len(r.output)) for r in run.workload] == [(10, 3), (30, 2)]
+    assert not any("share no prefix" in note for note in run.notes)

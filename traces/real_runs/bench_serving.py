@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -103,11 +103,11 @@ def _read(path: Path, row: Row, workload: str | Path | None) -> RealRun:
             field=missing[0],
         )
     notes: list[str] = []
-    answered, count = _answered(row, notes)
+    answered, which = _answered(row, notes)
     if not answered:
         raise RowError("no request that was answered", "at least one", field="output_lens")
     requests, sent, concurrency = _sent(answered, row, notes)
-    work, unknown = workload_of(sent, path.stem, workload, path)
+    work, unknown = workload_of(sent, path.stem, workload, path, which)
     return RealRun(
         name=path.name.removesuffix(".gz").rsplit(".", 1)[0],
         source="vllm bench serve" if _is_vllm(row) else "sglang.bench_serving",
@@ -116,13 +116,13 @@ def _read(path: Path, row: Row, workload: str | Path | None) -> RealRun:
         workload=work,
         engine=_settings(row),
         concurrency=concurrency,
-        failed=count - len(answered),
+        failed=len(which) - len(answered),
         notes=(*notes, *unknown, "the client's clock: network and HTTP are in the latencies"),
     )
 
 
-def _answered(row: Row, notes: list[str]) -> tuple[list[RealRequest], int]:
-    """The requests that were answered, and how many there were."""
+def _answered(row: Row, notes: list[str]) -> tuple[list[RealRequest], list[bool]]:
+    """The requests that were answered, and which of all that were sent they are."""
     prompts = integers(row["input_lens"], "input_lens").tolist()
     outputs = integers(row["output_lens"], "output_lens").tolist()
     n = len(prompts)
@@ -132,7 +132,8 @@ def _answered(row: Row, notes: list[str]) -> tuple[list[RealRequest], int]:
     starts = None if row.get("start_times") is None else _list(row, "start_times", n)
     ends = None if row.get("latencies") is None else _list(row, "latencies", n)
     errors = _list(row, "errors", n) if row.get("errors") else [""] * n
-    kept = [i for i in range(n) if not errors[i] and outputs[i] and prompts[i]]
+    which = [not errors[i] and outputs[i] > 0 and prompts[i] > 0 for i in range(n)]
+    kept = list(compress(range(n), which))
     # a request that failed may have begun at 0, by another clock than the rest
     begun = [_seconds(starts[i], "start_times") for i in kept] if starts is not None else []
     found, unknown_ends = [], 0
@@ -158,7 +159,7 @@ def _answered(row: Row, notes: list[str]) -> tuple[list[RealRequest], int]:
             f"{unknown_ends:,} requests with several tokens and no time between them: when they ended is "
             "not known"
         )
-    return found, n
+    return found, which
 
 
 def _sent(

@@ -11,13 +11,14 @@ import pytest
 
 from policies.config import ConfigError
 from simulator.calibration.steps import Steps
+from simulator.config import Plan
 from simulator.data_parallel import simulate_ranks
-from simulator.simulation import simulate
+from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
 from simulator.validation.replay import latency_section, replay
-from simulator.validation.retime import retimed
+from simulator.validation.retime import predicted_ns, retimed
 from simulator.validation.series import series
 from simulator.validation.setup import setup_of
 from simulator.validation.spread import check_repeats, spreads
@@ -99,6 +100,17 @@ def test_recorded_decisions_with_recorded_times_are_the_recorded_run(overlap):
     assert again.latency("e2e").tolist() == run.latency("e2e").tolist()
     slower = retimed(run, 2 * steps.duration_ns, steps.host_ns)
     assert (slower.latency("e2e") > run.latency("e2e")).all()
+
+
+def test_steps_with_rows_of_unlike_length_take_what_they_took():
+    """A short rest of a long cached prompt beside a new prompt is no two rows of the mean length."""
+    work = generate("mooncake-conversation", n=80, seed=0, rate=4.0)
+    config = TRUTH | {"preset": "sglang", "kv": {"capacity_tokens": 300_000}, "policy": {}}
+    steps = Steps.of(simulate(work, config, records=RECORDS))
+    several = steps.prefill_requests > 1
+    assert several.sum() > 5
+    said = predicted_ns(Plan.of(as_config(config)).latency, steps)
+    assert said[several] == pytest.approx(steps.duration_ns[several], rel=0.02)
 
 
 def test_the_same_config_simulates_the_run_without_error(served):
