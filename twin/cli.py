@@ -47,6 +47,9 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "models": Entry("twin.listing:models", "List the model shapes that are bundled."),
     "devices": Entry("twin.listing:devices", "List the GPU datasheets that are bundled."),
+    "profiles": Entry(
+        "twin.profiles:profiles", "List the operator profiles that ship, with their errors."
+    ),
     "metrics": Entry("twin.listing:metrics", "List the metrics with their definitions."),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ EXAMPLES = (
 @click.option(
     "--profile",
     metavar="PATH",
-    help="How long steps take: a profile's file or name, or LLMServingSim's folder that holds tp1.",
+    help="How long steps take: a profile's file or name, or a folder of LLMServingSim's profiler.",
 )
 @click.option("--config", metavar="FILE", help="YAML config, instead of what the run's files say.")
 @click.option("--preset", type=click.Choice(NAMES), help="Whose defaults, where no file says.")
@@ -157,8 +158,8 @@ def _folder(out: str | None, name: str, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not there and not any(folder.iterdir()):
-            folder.rmdir()
+        if not there:
+            shutil.rmtree(folder)
         raise
 
 
@@ -198,6 +199,7 @@ def _finite(value: Any) -> Any:
 
 
 def _show(made: Validation) -> None:
+    from simulator.validation.figures import label
     from twin import show
 
     for one in made.repeats[:1]:
@@ -210,7 +212,7 @@ def _show(made: Validation) -> None:
             ("", "real from", "to", "simulated", "error", "real +/-", "within"),
             [
                 (
-                    f"{s.metric} {s.statistic}".strip(),
+                    label(s.metric, s.statistic),
                     f"{s.lowest:,.2f}",
                     f"{s.highest:,.2f}",
                     f"{s.simulated:,.2f}",
@@ -225,7 +227,12 @@ def _show(made: Validation) -> None:
         _show_budget(made)
     if made.answers:
         _show_answers(made)
-    _show_notes(made.repeats[0])
+    told = _told(made.repeats[0])
+    click.echo("\n".join(told))
+    if made.other is not None:
+        more = [line for line in _told(made.other) if line not in told]
+        if more:
+            click.echo("\n".join([f"\nBeside that, of {made.other.real.path}", *more]))
 
 
 def _show_figures(found: Figures) -> None:
@@ -255,6 +262,7 @@ def _show_series(one: Compared) -> None:
 
 
 def _show_budget(made: Validation) -> None:
+    from simulator.validation.figures import LABELS
     from twin import show
 
     found = made.budget
@@ -270,7 +278,7 @@ def _show_budget(made: Validation) -> None:
         )
         for part in found.parts
     ]
-    show.show_rows(("", *names, ""), rows)
+    show.show_rows(("", *(LABELS[name] for name in names), ""), rows)
 
 
 def _share(error: float) -> str:
@@ -279,26 +287,32 @@ def _share(error: float) -> str:
 
 
 def _show_answers(made: Validation) -> None:
+    from simulator.validation.figures import LABELS
     from twin import show
 
     assert made.other is not None
-    click.echo(f"\n{made.other.real.name} less {made.repeats[0].real.name}, ms\n")
+    runs = made.other.real, made.repeats[0].real
+    alike = runs[0].name == runs[1].name
+    names = [str(run.path) if alike else run.name for run in runs]
+    click.echo(f"\n{names[0]} less {names[1]}, ms\n")
     rows = []
     for answer in made.answers:
         cells = []
         for d in (answer.real, answer.simulated):
             shown = "" if d.low_ms is None else f" [{d.low_ms:+,.1f}, {d.high_ms:+,.1f}]"
             cells.append(f"{d.mean_ms:+,.1f}{shown}")
-        rows.append((answer.metric, *cells, answer.verdict))
+        rows.append((LABELS[answer.metric], *cells, answer.verdict))
     show.show_rows(("", "real", "simulated", "the answer"), rows)
 
 
-def _show_notes(one: Compared) -> None:
-    for assumption in one.assumptions:
-        click.echo(f"assumed: {assumption}")
+def _told(one: Compared) -> list[str]:
+    """What was assumed, and what is not known or not measured, a line each."""
+    from simulator.validation.figures import LABELS
+
+    told = [f"assumed: {assumption}" for assumption in one.assumptions]
+    if one.real.failed:
+        told.append(f"{one.real.failed:,} requests were not answered to their end: left out")
     if one.figures.only_real:
-        click.echo(f"{one.figures.only_real:,} requests were answered by the real engine alone")
-    for name in one.figures.unknown:
-        click.echo(f"not recorded: {name}")
-    for note in one.notes:
-        click.echo(f"note: {note}")
+        told.append(f"{one.figures.only_real:,} requests were answered by the real engine alone")
+    told += [f"not recorded: {LABELS[name]}" for name in one.figures.unknown]
+    return told + [f"note: {note}" for note in one.notes]

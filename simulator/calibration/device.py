@@ -35,6 +35,8 @@ SATURATING: Final = (4.0, 16.0, 64.0)
 SMALLEST_KNEE: Final = 16
 GROWTH: Final = 2**0.5
 """A piece of a curve is so many times as far from 0 as the piece before."""
+LAUNCH: Final = 2
+"""Of the linear costs, the first so many are of a launch."""
 LEAST_IN_PIECE: Final = 15
 """Steps; pieces with fewer are joined."""
 DRAWN: Final = 3.0
@@ -69,8 +71,11 @@ def fit_device(steps: Steps) -> DeviceFit:
     )
     physical = [linear, *(basis(x) for basis, x in zip(bases, drivers, strict=True))]
     columns = np.concatenate(physical, axis=1)
+    # of one size only, what grows with it cannot be told from what every launch costs: it is the latter
+    once = np.array([np.ptp(c[c > 0]) == 0 if (c > 0).any() else True for c in columns.T])
+    once[:LAUNCH] = False
+    doubt = np.where(once, _usual(columns) * np.sqrt(DRAWN) / float(np.median(times)), 0.0)
     # nothing saturates unless the steps say so: a model without experts reads all of its weights
-    doubt = np.zeros(columns.shape[1])
     doubt[-len(SATURATING) :] = np.sqrt(DRAWN) / float(np.median(times))
     first = fit_mean(
         columns, times, steps.mode, weights=weights, prior=Prior(np.zeros(len(doubt)), doubt)
@@ -82,8 +87,7 @@ def fit_device(steps: Steps) -> DeviceFit:
         for x, basis, theta in zip(drivers, bases, thetas, strict=True)
     ]
     pieces = [curve.columns(x) for curve, x in zip(curves, drivers, strict=True)]
-    usual = np.array([float(np.median(c[c > 0])) if (c > 0).any() else 0.0 for c in linear[kept].T])
-    strength = usual * np.sqrt(DRAWN) / float(np.median(times[kept]))
+    strength = _usual(linear[kept]) * np.sqrt(DRAWN) / float(np.median(times[kept]))
     prior = Prior(
         np.concatenate([base, *(curve.rises for curve in curves)]),
         np.concatenate([strength, *(curve.strength for curve in curves)]),
@@ -111,6 +115,11 @@ def fit_device(steps: Steps) -> DeviceFit:
         sampled_ns=sampled,
     )
     return DeviceFit(cost, kept)
+
+
+def _usual(columns: Floats) -> Floats:
+    """The median of what is not 0 in each column; 0 where all of it is."""
+    return np.array([float(np.median(c[c > 0])) if (c > 0).any() else 0.0 for c in columns.T])
 
 
 def _weights(mode: NDArray[np.int64]) -> Floats:

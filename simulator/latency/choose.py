@@ -6,6 +6,7 @@ another model or device is an error unless it is accepted, and then it is told.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -40,7 +41,8 @@ class OperatorsConfig(Section):
 
     model: Literal["operators"] = "operators"
     profile: str | None = None
-    """A profile that ships, or a file; null for the one that ships for model and device."""
+    """A profile that ships, or a file; null for the one that ships for model and device; or a folder of
+    LLMServingSim's profiler, from which one is condensed."""
     tables: str | None = None
     """Instead of a profile: `installed` for PyPI's aiconfigurator-core, or a folder in its layout."""
     framework: str = "sglang"
@@ -52,7 +54,7 @@ class OperatorsConfig(Section):
     all_to_all: Literal["nccl", "deepep"] = "nccl"
     """What carries tokens to experts of other ranks."""
     parallel: Parallel = Parallel()
-    """How the model is split, where tables are condensed."""
+    """How the model is split, where tables or a folder are condensed."""
     accept_mismatch: bool = False
     """Use a profile of another model or device; the run says so."""
 
@@ -165,13 +167,31 @@ def _operators(
     else:
         name = section.profile or f"{device.name}.{model.name.rsplit('/', 1)[-1].lower()}"
         try:
-            profile = load_operators(name)
+            folder = Path(name).is_dir()
+            profile = _from_folder(section, Path(name), model) if folder else load_operators(name)
         except ValueError as error:
             raise ConfigError(f"latency.profile: {error}") from None
         _check_dtypes(profile, config, model)
     found = _matched("latency.profile", name, profile.model, profile.gpu, model, device, section)
-    source = {"model": "operators", "profile": name, "source": profile.source}
+    source = {
+        "model": "operators",
+        "profile": name,
+        "source": profile.source,
+        "errors": profile.errors,
+        "parallel": profile.parallel.model_dump(),
+    }
     return Chosen(OperatorLatency(profile), source, found, profile.parallel)
+
+
+def _from_folder(section: OperatorsConfig, folder: Path, model: ModelShape) -> OperatorProfile:
+    from simulator.operators.llmservingsim import read_llmservingsim, variant_folder
+
+    if section.parallel.gpus > 1:
+        raise ValueError(
+            f"{folder} holds no collectives, which {section.parallel} needs; `twin validate --link US,GB/S`"
+            " condenses one with them, and keeps it as profile.json"
+        )
+    return read_llmservingsim(variant_folder(folder.resolve(), model.name), model, section.parallel)
 
 
 def _condensed(
@@ -212,8 +232,12 @@ def _check_dtypes(profile: OperatorProfile, config: ModelConfig, model: ModelSha
 
 def _calibrated(key: str, path: str, model: ModelShape, device: Device, *, accept: bool) -> Chosen:
     from simulator.latency.calibrated import CalibratedLatency
-    from simulator.profile import load_calibrated
+    from simulator.profile import load_calibrated, shipped_profiles
 
+    if path in shipped_profiles():
+        raise ConfigError(
+            f"{key}: {path}, which ships, is of operators: use latency.model operators"
+        )
     try:
         profile = load_calibrated(path)
     except ValueError as error:

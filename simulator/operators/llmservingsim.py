@@ -15,6 +15,7 @@ in the profile's approximations. Experts see tokens as even routing sends them.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,7 @@ from simulator.operators.surface import Surface
 from simulator.operators.tables import TableError
 from simulator.operators.uniform_attention import DecodeAttention
 from simulator.operators.work import BatchWork, Work, fit_sum
+from simulator.profile import mismatches
 from traces.readers.files import plain_or_gzipped, text_of
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ PER_ROW: Final = ("lm_head", "sampler")
 PRODUCTS: Final = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 # vLLM captures graphs of these many tokens and, with more sequences, every 16 up to 512
 CAPTURED: Final = (1, 2, 4, *range(8, 257, 8))
+# of LLMServingSim's profiler: `<gpu>/<owner>/<model>/<variant>/tp<n>`
+SPLIT: Final = re.compile(r"tp\d+")
+LEVELS: Final = ("tp[0-9]*", "*/tp[0-9]*", "*/*/tp[0-9]*", "*/*/*/tp[0-9]*", "*/*/*/*/tp[0-9]*")
 # rows of a tensor core's smallest tile in these kernels, and the profile's spacing above
 TILE: Final = 16
 
@@ -88,7 +93,7 @@ def read_llmservingsim(
     if link is None and (parallel.tp > 1 or parallel.ep > 1 or parallel.pp > 1):
         raise ValueError(
             f"the profile has no collectives and {parallel} needs them; give link latency and "
-            "bandwidth"
+            "bandwidth (--link US,GB/S)"
         )
     root = Path(folder)
     here = root / f"tp{parallel.tp}"
@@ -141,6 +146,38 @@ def read_llmservingsim(
         attention=attention(_read(here, "attention"), _read(here, "skew"), query, kv),
         approximations=tuple(remarks),
     )
+
+
+def variant_folder(path: Path, model: str) -> Path:
+    """The folder that holds `tp1` and its like: a given one, or the one above or below it.
+
+    Args:
+        path: that folder, one of those in it, or one of those above, as the model's or the GPU's.
+        model: which it is to be of, where it says of which it is.
+
+    Raises:
+        TableError: where there is none, or more than one.
+    """
+    if SPLIT.fullmatch(path.name):
+        path = path.parent
+    found = sorted({tp.parent for depth in LEVELS for tp in path.glob(depth) if tp.is_dir()})
+    # which device each is of, the config says
+    wrong = {p: mismatches(p_model, "", model, "")[0] for p in found if (p_model := _model_of(p))}
+    fit = [p for p in found if not wrong.get(p)]
+    if len(fit) == 1:
+        return fit[0]
+    if not found:
+        raise TableError(
+            f"{path} holds no profile of LLMServingSim's: no folder tp1, tp2 ... in it"
+        )
+    if not fit:
+        raise TableError(f"{found[0]}: {wrong[found[0]][0]}; give the folder of that model")
+    raise TableError(f"{path} holds several profiles: {', '.join(map(str, fit))}; give one of them")
+
+
+def _model_of(folder: Path) -> str | None:
+    model = read_meta(folder).get("model")
+    return model if isinstance(model, str) else None
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -49,14 +49,8 @@ class Figure:
 
     @property
     def label(self) -> str:
-        """For a table."""
-        names = {
-            "output_rate": "output tokens/s",
-            "request_rate": "requests/s",
-            "duration": "duration s",
-        }
-        name = LABELS.get(self.metric) or names[self.metric]
-        return f"{name} {self.statistic}".strip()
+        """For a table, with its unit."""
+        return label(self.metric, self.statistic)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -89,6 +83,16 @@ class Figures:
             if (row.metric, row.statistic) == (metric, statistic):
                 return row
         raise KeyError(f"no {statistic} of {metric}")
+
+
+def label(metric: str, statistic: str) -> str:
+    """A statistic with its unit, for a table."""
+    whole = {
+        "output_rate": "output tokens/s",
+        "request_rate": "requests/s",
+        "duration": "duration s",
+    }
+    return whole.get(metric) or f"{LABELS[metric]} {statistic} ms"
 
 
 def figures(real: RealRun, simulated: RealRun) -> Figures:

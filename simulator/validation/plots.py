@@ -119,6 +119,7 @@ def causes(found: Budget, *, theme: str = "light") -> Figure:
         ax.barh(places, [100 * error for error in errors], color=style.colours[0], height=0.6)
         ax.set_yticks(places, names)
         ax.axvline(0, color=style.faint, linewidth=0.8)
+        ax.locator_params(axis="x", nbins=4)  # figures of small errors are long
         style.title(ax, f"mean {LABELS[latency]}")
         style.labels(ax, "error (%)")
     axes[0].invert_yaxis()

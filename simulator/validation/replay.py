@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from policies.config import ConfigError
 from simulator.data_parallel import simulate_ranks
-from simulator.operators.llmservingsim import Link, read_llmservingsim, read_meta
-from simulator.operators.tables import TableError
-from simulator.profile import mismatches
+from simulator.operators.llmservingsim import Link, read_llmservingsim, variant_folder
+from simulator.profile import load_operators
 from simulator.simulation import as_config, simulate
 from traces.real_runs.our_run import from_run
 
@@ -80,7 +79,7 @@ def latency_section(
 
     Args:
         profile: a profile of operators or a calibrated one, as a file or the name of one that ships;
-            or a variant's folder of LLMServingSim, the parent of `tp1`.
+            or a folder of LLMServingSim's profiler, see `variant_folder`.
         setup: what the run was served with.
         real: whose files may say what joins the GPUs.
         keep: where to write what is condensed from a folder, as JSON.
@@ -94,9 +93,9 @@ def latency_section(
     if not path.is_dir():
         return {"model": _kind(path), "profile": str(profile)}
     try:
-        _check_model(path, setup)
+        variant = variant_folder(path.resolve(), setup.model.name)
         condensed = read_llmservingsim(
-            path.resolve(), setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
+            variant, setup.model, setup.parallel, link=link or link_of(real, setup.parallel)
         )
     except ValueError as error:
         raise ConfigError(f"--profile: {error}") from None
@@ -121,14 +120,14 @@ def link_of(real: RealRun, parallel: Parallel) -> Link | None:
     )
 
 
-def _check_model(folder: Path, setup: Setup) -> None:
-    """See that a folder of LLMServingSim's is of the run's model, where it says of which it is."""
-    measured = read_meta(folder).get("model")
-    if isinstance(measured, str):
-        # which device it is for, the config says
-        wrong, _ = mismatches(measured, "", setup.model.name, "")
-        if wrong:
-            raise TableError(f"{folder}: {wrong[0]}; give the folder of that model")
+def split_of(profile: str | Path | None) -> Parallel | None:
+    """How a profile takes the model to be split; None where it does not say, as a folder of several."""
+    if profile is None or Path(profile).is_dir() or _kind(Path(profile)) != "operators":
+        return None
+    try:
+        return load_operators(profile).parallel
+    except ValueError:
+        return None  # whoever builds the model from it says what is wrong
 
 
 def _kind(path: Path) -> str:

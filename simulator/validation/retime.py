@@ -5,7 +5,8 @@ says: what the run would have taken had the models been the machine, and had it 
 still cannot begin before the requests it admits have come. With the recorded durations and host times this
 gives the recorded run, but for what the host did outside its phases.
 
-The step table has sums over a batch's rows: prefill rows count as equal, decode rows too.
+The step table has sums over a batch's rows. Prefill rows are taken to be such that they attend to as many
+tokens as was recorded, decode rows to be equally long.
 """
 
 from __future__ import annotations
@@ -56,9 +57,7 @@ def shape_of(steps: Steps, i: int) -> StepShape:
         int(column[i])
         for column in (steps.prefill_requests, steps.prefill_tokens, steps.cached_tokens)
     )
-    prefill = [
-        (new // rows + (j < new % rows), cached // rows + (j < cached % rows)) for j in range(rows)
-    ]
+    prefill = _prefill_rows(rows, new, cached, int(steps.prefill_pairs[i]))
     decode, kv = int(steps.decode_requests[i]), int(steps.decode_kv_tokens[i])
 
     def lens() -> Int64s:
@@ -67,6 +66,23 @@ def shape_of(steps: Steps, i: int) -> StepShape:
         return even
 
     return StepShape(prefill, decode, kv, int(steps.sampled[i]), lens)
+
+
+def _prefill_rows(rows: int, new: int, cached: int, pairs: int) -> list[tuple[int, int]]:
+    """Rows of these sums, with as nearly as can be so many pairs of a token and one it attends to.
+
+    One row has all that is cached before it; the rest share the other tokens evenly.
+    """
+    if rows < 2:
+        return [(new, cached)] * rows
+    others = rows - 1
+    first = np.arange(1, new - others + 1, dtype=np.int64)
+    each, more = np.divmod(new - first, others)
+    squares = more * (each + 1) ** 2 + (others - more) * each**2
+    twice = first * (2 * cached + first) + squares + new
+    x = int(first[np.argmin(np.abs(twice - 2 * pairs))])
+    rest = new - x
+    return [(x, cached), *((rest // others + (j < rest % others), 0) for j in range(others))]
 
 
 def retimed(real: RealRun, device: Int64s, host: Int64s) -> RealRun:

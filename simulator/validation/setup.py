@@ -15,11 +15,13 @@ from policies.model_shape import ModelShape, bundled_models
 from simulator.capacity import CUDA_CONTEXT_BYTES
 from simulator.devices import Device, known_devices
 from simulator.operators.shards import Parallel, bytes_per_gpu
+from simulator.simulation import as_config
+from traces.real_runs.base import EngineSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from traces.real_runs.base import EngineSettings, RealRun
+    from traces.real_runs.base import RealRun
 
 # of a GPU's memory, for weights, activations and KV: vLLM's default up to 0.19, and SGLang's smallest
 MEMORY_SHARE = 0.9
@@ -37,8 +39,12 @@ OWN = (
     "expert_parallel",
 )
 
+CAPACITY = "kv.capacity_tokens"
 # keys of a policy that a world puts numbers in for, and says in its manifest
 RESOLVED = ("chunked_prefill_size", "max_running_requests", "context_limit", "batching_options")
+
+
+ONE_GPU = "step times are of one GPU that holds the whole model, which the run had split as {}"
 
 
 class Assumption(NamedTuple):
@@ -78,6 +84,8 @@ def setup_of(
     like: RealRun | None = None,
     model: str | None = None,
     device: str | None = None,
+    split: Parallel | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> Setup:
     """What to simulate a run with.
 
@@ -89,38 +97,44 @@ def setup_of(
             that depends on the GPU.
         model: instead of what the run says, a bundled name or a path.
         device: instead of what the run says.
+        split: that a profile was measured in, for a run whose files do not say how it was split.
+        given: settings by their keys that the config will be overridden with; none of them is assumed.
 
     Raises:
         ConfigError: where the model or the device is not known, or the split is none that is.
     """
+    given = given or {}
+    model, device = given.get("model.path", model), given.get("device.name", device)
     if config is not None:
         shape = _model(model or config.get("model", {}).get("path", DEFAULT_MODEL), [])
-        parallel, ranks = (Parallel(), 1) if run.engine is None else _split(run.engine, shape)
+        parallel, ranks = (
+            (Parallel(), 1) if run.engine is None else _split(run.engine, shape, split)
+        )
         return Setup(dict(config), shape, parallel, ranks, ())
     if run.run is not None:
         return _as_recorded(run, model, device)
-    if run.engine is None:
-        raise ConfigError(
-            f"{run.path}: {run.source} does not say how the engine was run; give the config with "
-            "--config or --set, and --preset"
-        )
     assumed: list[Assumption] = []
-    engine = _completed(run.engine, like, assumed)
+    engine = _completed(_engine(run, given), like, assumed)
     shape = _model(model or engine.model, assumed)
     gpu = _device(device or engine.device)
-    parallel, ranks = _split(engine, shape)
+    parallel, ranks = _split(engine, shape, split)
+    if engine.tensor_parallel is None:
+        why = "the run does not say" if split is None else "as the profile was measured"
+        assumed.append(Assumption("GPUs", parallel.gpus, why))
     policy = _policy(engine, assumed)
     capacity = engine.kv_tokens
     if capacity is None:
         share = engine.memory_share or MEMORY_SHARE
-        capacity = kv_tokens(shape, gpu, parallel, share)
+        # where it is given the weights need not fit: the profile's quantization may be another
+        capacity = _given_tokens(given) or kv_tokens(shape, gpu, parallel, share)
         why = f"{share:g} of {gpu.product}'s memory, less the weights and a CUDA context"
-        assumed.append(Assumption("kv.capacity_tokens", capacity, why))
-    limit = engine.context_limit
-    if limit is None:
-        limit = shape.max_position_embeddings
-        assumed.append(Assumption("policy.context_limit", limit, "the model's own"))
-    policy["context_limit"] = min(limit, capacity)
+        assumed.append(Assumption(CAPACITY, capacity, why))
+    room = _given_tokens(given) or capacity
+    limit = min(engine.context_limit or shape.max_position_embeddings, room)
+    if engine.context_limit is None:
+        why = "all that the KV memory holds" if limit == room else "the model's own"
+        assumed.append(Assumption("policy.context_limit", limit, why))
+    policy["context_limit"] = limit
     sections = {
         "preset": engine.engine,
         "model": {"path": shape.name},
@@ -130,11 +144,38 @@ def setup_of(
     }
     if run.concurrency is not None:
         sections["workload"] = {"loop": "closed", "concurrency": run.concurrency}
-    return Setup(sections, shape, parallel, ranks, tuple(assumed))
+    keys = {**_keys(engine.engine), "context_limit": "policy.context_limit"}
+    told = tuple(one for one in assumed if not _is_given(keys.get(one.key, one.key), given))
+    return Setup(sections, shape, parallel, ranks, told)
+
+
+def _engine(run: RealRun, given: Mapping[str, str]) -> EngineSettings:
+    """What a run says of its engine; nothing but its name where only that was given."""
+    preset = given.get("preset")
+    if run.engine is not None:
+        # a client's result names the API that it spoke, which is not always the engine behind it
+        return run.engine if preset is None else replace(run.engine, engine=preset)
+    if preset is not None:
+        return EngineSettings(engine=preset)
+    raise ConfigError(
+        f"{run.path}: {run.source} does not say how the engine was run; give --preset, --model and "
+        "--device, and what else is known with --set, or all of it with --config"
+    )
+
+
+def _given_tokens(given: Mapping[str, str]) -> int | None:
+    """The KV capacity that was given, if it is a number; else whoever reads the config says so."""
+    text = given.get(CAPACITY, "")
+    return int(text) if text.isdecimal() and int(text) else None
+
+
+def _is_given(key: str, given: Mapping[str, str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in given)
 
 
 def _policy(engine: EngineSettings, assumed: list[Assumption]) -> dict[str, Any]:
     """Section `policy`, but for the context limit: what an engine was set to."""
+    vllm = engine.engine == "vllm"
     policy: dict[str, Any] = {}
     if engine.max_running_requests is not None:
         policy["max_running_requests"] = engine.max_running_requests
@@ -142,17 +183,59 @@ def _policy(engine: EngineSettings, assumed: list[Assumption]) -> dict[str, Any]
         policy["page_size"] = engine.page_size
     if engine.overlapped is not None:
         policy["overlap"] = "overlapped" if engine.overlapped else "serial"
-    else:
-        assumed.append(Assumption("policy.overlap", "overlapped", "the engine's default"))
+    if engine.order is not None:
+        policy["order"] = engine.order
     if engine.prefix_caching is False:
         policy["cache"] = "none"
     if engine.max_batched_tokens is not None:
-        key = "batching_options" if engine.engine == "vllm" else "chunked_prefill_size"
         tokens = engine.max_batched_tokens
-        policy[key] = {"max_num_batched_tokens": tokens} if engine.engine == "vllm" else tokens
-    if engine.engine == "vllm" and _until(engine.version, FREES_TO_THE_TAIL):
+        key = "batching_options" if vllm else "chunked_prefill_size"
+        policy[key] = {"max_num_batched_tokens": tokens} if vllm else tokens
+    if vllm and _until(engine.version, FREES_TO_THE_TAIL):
         policy.setdefault("batching_options", {})["reuse_unhashed_first"] = False
+    assumed += _defaults(engine)
     return policy
+
+
+def _defaults(engine: EngineSettings) -> list[Assumption]:
+    """What the preset decides where an engine's own settings are not known."""
+    preset = as_config({"preset": engine.engine}).model_dump(mode="json")
+    found = []
+    for setting, key in _keys(engine.engine).items():
+        if getattr(engine, setting) is None:
+            value = preset
+            for part in key.split("."):
+                value = value[part]
+            found.append(Assumption(key, value, "the engine's default"))
+    return found
+
+
+def _keys(engine: str) -> dict[str, str]:
+    """The config's keys for an engine's settings."""
+    batched = "batching_options.max_num_batched_tokens"
+    return {
+        "max_running_requests": "policy.max_running_requests",
+        "max_batched_tokens": f"policy.{batched if engine == 'vllm' else 'chunked_prefill_size'}",
+        "page_size": "policy.page_size",
+        "prefix_caching": "policy.cache",
+        "overlapped": "policy.overlap",
+    }
+
+
+def resolved(assumptions: Sequence[Assumption], found: Mapping[str, Any]) -> tuple[Assumption, ...]:
+    """The same with the numbers that a simulation put in for `auto`.
+
+    Args:
+        assumptions: of a setup.
+        found: section `resolved` of the simulated run's manifest.
+    """
+    policy = {f"policy.{key}": value for key, value in found.items()}
+    options = found.get("batching_options", {})
+    policy |= {f"policy.batching_options.{key}": value for key, value in options.items()}
+    return tuple(
+        one._replace(value=policy.get(one.key, one.value)) if one.value == "auto" else one
+        for one in assumptions
+    )
 
 
 def _until(version: str | None, last: tuple[int, int]) -> bool:
@@ -260,9 +343,13 @@ def _device(name: str | None) -> Device:
         raise ConfigError(f"device: {error}; give another with --device") from None
 
 
-def _split(engine: EngineSettings, model: ModelShape) -> tuple[Parallel, int]:
+def _split(
+    engine: EngineSettings, model: ModelShape, profile: Parallel | None
+) -> tuple[Parallel, int]:
     """How the model is split over GPUs, and how many ranks step together."""
-    tp, dp = engine.tensor_parallel, engine.data_parallel
+    tp, dp = engine.tensor_parallel or 1, engine.data_parallel or 1
+    if engine.tensor_parallel is None and profile is not None:
+        return profile, profile.attention_ranks
     if dp > 1 and not (model.moe is not None and engine.expert_parallel):
         raise ConfigError(
             f"{dp} data-parallel ranks of {model.name} without expert parallelism: ranks that share no "
@@ -271,3 +358,26 @@ def _split(engine: EngineSettings, model: ModelShape) -> tuple[Parallel, int]:
     if model.moe is None or not engine.expert_parallel:
         return Parallel(tp=tp), 1
     return Parallel(tp=tp, ep=tp * dp), dp
+
+
+def check_split(setup: Setup, measured: Parallel | None) -> list[str]:
+    """See that step times are of the run's split.
+
+    Args:
+        setup: of the run.
+        measured: how the profile takes the model to be split; None for a model of one GPU.
+
+    Returns:
+        what to tell where nothing else is at hand.
+
+    Raises:
+        ConfigError: where a profile is of another split.
+    """
+    if measured is None:
+        return [] if setup.parallel.gpus == 1 else [ONE_GPU.format(setup.parallel)]
+    if measured != setup.parallel:
+        raise ConfigError(
+            f"--profile: it was measured for {measured}, the run was split as {setup.parallel}; give one "
+            "of that split"
+        )
+    return []

@@ -26,6 +26,7 @@ SERVED_WITH = (
     "page_size",
     "prefix_caching",
     "overlapped",
+    "order",
 )
 
 

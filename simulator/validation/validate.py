@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from simulator.operators.shards import Parallel
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
-from simulator.validation.replay import latency_section, replay
+from simulator.validation.replay import latency_section, replay, split_of
 from simulator.validation.series import series
-from simulator.validation.setup import setup_of
+from simulator.validation.setup import check_split, resolved, setup_of
 from simulator.validation.spread import (
     check_repeats,
     check_same_requests,
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from traces.real_runs.base import RealRun
 
 ROOFLINE = "step times are a roofline's, from datasheets: nothing was measured; give a profile"
+
+SAME_SETTINGS = (
+    "it was simulated with the settings of the first: its files name no other policy; say with "
+    "--other-set what differs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +181,8 @@ def validate(
     if other is None:
         return Validation(repeats, None, found, made)
     second = compared(*other, keep / "profile-other.json")
+    if all(second.simulated.config[k] == first.simulated.config[k] for k in ("preset", "policy")):
+        second = replace(second, notes=(*second.notes, SAME_SETTINGS))
     held = answers((real[0], other[0]), (first.simulated.run, second.simulated.run))
     return Validation(repeats, second, found, made, tuple(held))
 
@@ -205,6 +213,8 @@ def compared(real: RealRun, question: Question, keep: Path) -> Compared:
         like=question.like,
         model=question.model,
         device=question.device,
+        split=split_of(question.profile),
+        given=dict(one.partition("=")[::2] for one in question.settings),
     )
     config = dict(setup.config)
     if question.profile is not None:
@@ -220,14 +230,25 @@ def compared(real: RealRun, question: Question, keep: Path) -> Compared:
     facts = made.run.run.manifest
     if made.config.get("latency", {}).get("model") == "roofline":
         notes.append(ROOFLINE)
+    if real.engine is not None and real.engine.tensor_parallel is not None:
+        notes += check_split(setup, _measured(facts))
     notes += facts.get("approximations", [])
     flags = facts.get("flags", {}).items()
-    notes += [f"{count:,} steps beyond what was measured: {name}" for name, count in flags]
+    notes += [
+        f"{count:,} step{'s' * (count != 1)} beyond what was measured: {name}"
+        for name, count in flags
+    ]
     return Compared(
         real,
         made,
         figures(real, made.run),
         tuple(series(real, made.run)),
-        setup.assumptions,
+        resolved(setup.assumptions, facts["resolved"]),
         tuple(notes),
     )
+
+
+def _measured(facts: Mapping[str, Any]) -> Parallel | None:
+    """How the model is split that step times are of, if they know of any split."""
+    split = facts["resolved"]["latency"].get("parallel")
+    return None if split is None else Parallel(**split)

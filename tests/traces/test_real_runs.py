@@ -129,6 +129,62 @@ def test_a_workload_that_is_not_there_is_asked_for(tmp_path):
         read_real_run(bench_folder(tmp_path, dataset_path="elsewhere/none.jsonl"))
 
 
+def test_a_benchmark_is_the_same_run_wherever_it_is_named_from(tmp_path, monkeypatch):
+    folder = bench_folder(tmp_path)
+    for place, name in (
+        (tmp_path, "RTX4090/Llama"),
+        (folder.parent, "Llama"),
+        (folder, "."),
+        (folder, "vllm"),
+        (folder / "vllm", "requests.jsonl.gz"),
+    ):
+        monkeypatch.chdir(place)
+        run = read_real_run(name)
+        assert (run.name, run.engine.device, len(run.workload)) == ("RTX4090-Llama", "RTX4090", 2)
+
+
+def test_a_folder_of_another_layout_knows_its_gpu_from_the_config_beside_it(tmp_path):
+    folder = bench_folder(tmp_path)
+    (folder / "config.json").write_text(
+        json.dumps({"link_bw": 16, "nodes": [{"instances": [{"hardware": "RTXPRO6000"}] * 2}]})
+    )
+    engine = read_real_run(folder).engine
+    assert (engine.device, engine.link_gigabytes_per_s) == ("RTXPRO6000", 16)
+
+
+def test_a_request_without_any_instant_was_not_answered(tmp_path):
+    nothing = dict.fromkeys(("arrival_time", "queued_ts", "first_token_ts", "last_token_ts"))
+    run = read_real_run(bench_folder(tmp_path, [SERVED[0], SERVED[1] | nothing]))
+    assert (len(run.requests), run.failed, len(run.workload)) == (1, 1, 2)
+
+
+def test_a_run_of_the_first_requests_replays_those(tmp_path):
+    run = read_real_run(bench_folder(tmp_path, SERVED[:1], num_requests=1))
+    assert (len(run.requests), len(run.workload)) == (1, 1)
+
+
+def test_a_run_that_was_not_watched_has_no_series(tmp_path):
+    folder = bench_folder(tmp_path)
+    file = folder / "vllm" / "timeseries.csv"
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    assert read_real_run(folder).series is None
+
+
+def test_settings_without_requests_are_no_run_yet(tmp_path):
+    folder = bench_folder(tmp_path)
+    (folder / "vllm" / "requests.jsonl.gz").unlink()
+    with pytest.raises(TraceError, match=r"no requests\.jsonl"):
+        read_real_run(folder)
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path):
+    folder = bench_folder(tmp_path)
+    (folder / "vllm" / "meta.json").unlink()
+    (folder / "vllm" / "meta.json.gz").write_bytes(gzip.compress(b"{}" * 100)[:20])
+    with pytest.raises(TraceError, match=r"meta\.json\.gz"):
+        read_real_run(folder)
+
+
 @needs_examples
 @pytest.mark.parametrize(
     ("gpu", "tpot_ms", "e2e_ms"), [("RTXPRO6000", 32.458, 28_200.7), ("RTX4090", 32.447, 86_578.3)]
@@ -190,15 +246,73 @@ def test_answers_of_several_tokens_and_no_time_between_have_no_known_end(tmp_pat
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
-        ({"ttfts": [float("nan"), 0.0, 0.25]}, "NaN is not JSON"),
+        ({"ttfts": [float("nan"), 0.0, 0.25]}, r"ttfts\[0\].*nan"),
         ({"ttfts": [-0.5, 0.0, 0.25]}, r"ttfts\[0\].*-0.5"),
         ({"itls": [[0.1, -0.2], [], [0.05]]}, r"itls\[0\].*-0.2"),
-        ({"start_times": [100.0, 100.0, float("inf")]}, "Infinity is not JSON"),
+        ({"start_times": [100.0, 100.0, float("inf")]}, "start_times.*inf"),
     ],
 )
 def test_times_of_a_result_that_are_none_are_named(tmp_path, wrong, field):
     with pytest.raises(TraceError, match=field):
         read_real_run(write(tmp_path, json.dumps(BENCH | wrong)))
+
+
+def test_a_request_that_failed_does_not_set_the_first_arrival(tmp_path):
+    failed = BENCH | {"start_times": [100.0, 0.0, 101.0]}  # it begins at 0, by no clock
+    run = read_real_run(write(tmp_path, json.dumps(failed)))
+    assert [r.arrival_ns for r in run.requests] == [0, 1_000_000_000]
+
+
+def test_a_client_with_a_rate_and_a_limit_is_no_closed_loop(tmp_path):
+    both = BENCH | {"request_rate": 1.0, "max_concurrency": 64}
+    run = read_real_run(write(tmp_path, json.dumps(both)))
+    assert run.concurrency is None
+    assert [r.arrival_ns for r in run.workload] == [0, 1_000_000_000]
+    older = read_real_run(write(tmp_path, json.dumps(both | {"start_times": None})))
+    assert older.concurrency is None
+    assert any("limit of 64 under way at once is not kept" in note for note in older.notes)
+
+
+def test_a_newer_client_says_when_an_answer_ended(tmp_path):
+    newer = BENCH | {"itls": [[], [], []], "latencies": [0.8, 0.0, 0.3]}
+    run = read_real_run(write(tmp_path, json.dumps(newer)))
+    assert [r.e2e_ns for r in run.requests] == [800_000_000, 300_000_000]
+
+
+def test_sglang_writes_a_rate_without_limit_as_infinity_and_asks_its_server(tmp_path):
+    sglang = {k: v for k, v in BENCH.items() if k not in ("model_id", "start_times")}
+    sglang |= {
+        "backend": "sglang",
+        "request_rate": float("inf"),
+        "max_concurrency": None,
+        "mean_itl_ms": float("nan"),
+        "server_info": {
+            "model_path": "Qwen/Qwen3-8B",
+            "version": "0.5.6",
+            "tp_size": 2,
+            "dp_size": 1,
+            "ep_size": 1,
+            "page_size": 64,
+            "chunked_prefill_size": -1,
+            "schedule_policy": "lpm",
+            "disable_radix_cache": True,
+            "disable_overlap_schedule": False,
+            "internal_states": [
+                {
+                    "memory_usage": {"token_capacity": 9000},
+                    "effective_max_running_requests_per_dp": 128,
+                }
+            ],
+        },
+    }
+    run = read_real_run(write(tmp_path, json.dumps(sglang) + "\n", "result.jsonl"))
+    assert [r.arrival_ns for r in run.requests] == [0, 0]
+    engine = run.engine
+    assert (engine.engine, engine.model, engine.version) == ("sglang", "Qwen/Qwen3-8B", "0.5.6")
+    assert (engine.tensor_parallel, engine.data_parallel, engine.expert_parallel) == (2, 1, False)
+    assert (engine.page_size, engine.max_batched_tokens, engine.order) == (64, None, "lpm")
+    assert (engine.prefix_caching, engine.overlapped) == (False, True)
+    assert (engine.kv_tokens, engine.max_running_requests) == (9000, 128)
 
 
 def test_one_of_several_results_of_a_file_is_chosen_by_its_line(tmp_path):
@@ -228,6 +342,7 @@ def test_arrivals_that_were_not_recorded_are_drawn_at_the_client_s_rate(tmp_path
     last = run.workload.requests[-1].arrival_ns / 1e9
     assert last == pytest.approx(n / 10, rel=0.2)
     assert any("drawn anew at 10" in note for note in run.notes)
+    assert {r.arrival_ns for r in run.requests} == {None}  # drawn is not measured
 
 
 def aiperf_line(number: int, start: int, **more: object) -> str:
@@ -256,7 +371,7 @@ def test_aiperf_s_export_is_read_with_its_units(tmp_path):
     lines = [
         aiperf_line(1, 2_000_000_000),
         aiperf_line(0, 1_000_000_000),
-        aiperf_line(2, 3_000_000_000, error={"code": 499, "type": "RequestCancellationError"}),
+        aiperf_line(2, 3_000_000_000, error={"code": 499, "type": "Cancelled"}, metrics=None),
     ]
     run = read_real_run(write(tmp_path, "\n".join(lines), "profile_export.jsonl"))
     assert run.ids == ("id-0", "id-1")
@@ -322,3 +437,13 @@ def test_a_workload_beside_a_result_has_to_be_that_of_the_result(tmp_path):
     sent = write(tmp_path, json.dumps(SENT[0]) + "\n" + json.dumps(SENT[1]) + "\n", "sent.jsonl")
     with pytest.raises(TraceError, match=r"5 prompt tokens.*10"):
         read_real_run(write(tmp_path, json.dumps(BENCH)), workload=sent)
+
+
+def test_a_workload_of_all_that_was_sent_stands_for_those_that_were_answered(tmp_path):
+    lengths = zip(BENCH["input_lens"], (3, 9, 2), strict=True)
+    rows = [{"input_toks": a, "output_toks": b, "arrival_time_ns": 0} for a, b in lengths]
+    sent = write(tmp_path, "\n".join(map(json.dumps, rows)) + "\n", "sent.jsonl")
+    run = read_real_run(write(tmp_path, json.dumps(BENCH)), workload=sent)
+    assert run.failed == 1
+    assert [(len(r.prompt), len(r.output)) for r in run.workload] == [(10, 3), (30, 2)]
+    assert not any("share no prefix" in note for note in run.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
 from runtime.config import RuntimeOptions
 from simulator.config import SimulatorConfig
 from simulator.devices import known_devices
+from simulator.profile import shipped_profiles
 from traces.records.definitions import METRICS
 from twin import show
 from twin.cli import COMMANDS, main
@@ -61,6 +63,16 @@ def test_devices_models_and_metrics_are_listed(twin):
     assert "Qwen/Qwen3-8B" in twin("models").stdout
     for name in METRICS:
         assert name in twin("metrics").stdout
+
+
+def test_profiles_that_ship_are_listed_with_their_source_and_errors(twin):
+    found = json.loads(twin("profiles", "--json").stdout)
+    assert tuple(found) == shipped_profiles()
+    shown = twin("profiles").stdout
+    for name, profile in found.items():
+        assert name in shown
+        assert profile["source"]
+        assert set(profile["errors"]) >= {"gemm", "prefill", "decode"}
 
 
 def test_the_config_that_is_printed_can_be_given(twin, tmp_path):

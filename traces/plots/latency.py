@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from traces.plots.style import theme_named
 from traces.records.metrics import request_times
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Points of a curve: finer than a printer's dots.
 POINTS = 1_000
+MOST_TICKS = 5
 PANELS = (
     ("ttft", "Time to first token", "s", 1e9),
     ("tpot", "Time per output token", "ms", 1e6),
@@ -83,7 +84,11 @@ def log_scale(ax: Axes) -> None:
         ax.set_xscale("log")
         # within a decade or two, powers of ten alone can leave the axis without a number
         narrow = ax.dataLim.x1 < 50 * ax.dataLim.minposx
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=7))
+        locator = LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=7)
+        low, high = sorted(ax.get_xlim())
+        # where hardly one of them is within, it takes as many round numbers as it likes
+        many = sum(low <= tick <= high for tick in locator.tick_values(low, high)) > MOST_TICKS
+        ax.xaxis.set_major_locator(MaxNLocator(3) if many else locator)
     plain = FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}")
     ax.xaxis.set_major_formatter(plain)
     ax.xaxis.set_minor_formatter(NullFormatter())

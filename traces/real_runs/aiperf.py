@@ -78,12 +78,13 @@ _Record = tuple[str, int, int, int | None, int, tuple[int, ...] | None]
 def _row(line: str) -> tuple[int, _Record | None] | None:
     """When a request was sent, and its record if it was answered; None outside the profiling phase."""
     row = json_row(line)
-    meta, metrics = _object(row, "metadata"), _object(row, "metrics")
+    meta = _object(row, "metadata")
     if meta.get("benchmark_phase", PHASE) != PHASE:
         return None
     start = integer(required(meta, "request_start_ns", "nanoseconds"), "metadata.request_start_ns")
     if row.get("error") is not None or meta.get("was_cancelled") is True:
-        return start, None
+        return start, None  # its metrics may be null
+    metrics = _object(row, "metrics")
     end = integer(required(meta, "request_end_ns", "nanoseconds"), "metadata.request_end_ns")
     given = meta.get("x_request_id")
     if given is None:

@@ -91,6 +91,7 @@ class EngineSettings:
         page_size: tokens.
         prefix_caching: whether prompts share prefixes.
         overlapped: whether the host schedules ahead of the device.
+        order: of the queue, as a config names it.
         link_latency_ns: of one hop between two GPUs.
         link_gigabytes_per_s: 1e9 bytes per second, one way.
     """
@@ -99,9 +100,9 @@ class EngineSettings:
     version: str | None = None
     model: str | None = None
     device: str | None = None
-    tensor_parallel: int = 1
-    data_parallel: int = 1
-    expert_parallel: bool = False
+    tensor_parallel: int | None = None
+    data_parallel: int | None = None
+    expert_parallel: bool | None = None
     max_running_requests: int | None = None
     max_batched_tokens: int | None = None
     context_limit: int | None = None
@@ -110,6 +111,7 @@ class EngineSettings:
     page_size: int | None = None
     prefix_caching: bool | None = None
     overlapped: bool | None = None
+    order: str | None = None
     link_latency_ns: float | None = None
     link_gigabytes_per_s: float | None = None
 

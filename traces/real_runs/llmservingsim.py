@@ -4,7 +4,8 @@ Source: https://github.com/casys-kaist/LLMServingSim, bench/ (MIT). A folder hol
 or gzipped (or has them in a folder `vllm` in it). `arrival_time` is wall-clock time at the front end, the
 other instants are of the engine's monotonic clock; the offset between the two is taken to be such that no
 request was queued before it arrived, and the quickest at once. Row i of the results is row i of the
-workload, which `meta.json` names; it is looked for in the folders above.
+workload, which `meta.json` names; it is looked for in the folder and in those above. A row without
+instants is of a request that was not answered.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,19 +32,21 @@ CLOCKS = (
     "the offset between the clocks of arrivals and of the engine is taken to be that of the request "
     "queued soonest after it arrived"
 )
-INSTANTS = ("queued_ts", "first_token_ts", "last_token_ts")
+REQUESTS = "requests.jsonl"
+INSTANTS = ("arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
 
 
 def is_llmservingsim(path: Path) -> bool:
-    """Whether a path is such a folder."""
-    return path.is_dir() and _folder(path) is not None
+    """Whether a path is such a folder, or the requests in it."""
+    beside = (plain_or_gzipped(place, "meta.json") for place in (path, path / "vllm"))
+    return _folder(path) is not None or any(beside)
 
 
 def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> RealRun:
     """One benchmark run.
 
     Args:
-        path: its folder.
+        path: its folder, or `requests.jsonl` in it.
         workload: the file it replayed; looked for when left out.
 
     Raises:
@@ -50,8 +54,8 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
     """
     folder = _folder(path)
     if folder is None:
-        raise TraceError(path, "no requests.jsonl", "a benchmark folder of LLMServingSim")
-    requests_file = plain_or_gzipped(folder, "requests.jsonl")
+        raise TraceError(path, "no requests.jsonl", "one, as LLMServingSim's benchmark writes it")
+    requests_file = plain_or_gzipped(folder, REQUESTS)
     assert requests_file is not None
     meta = _meta(folder)
     work = read_trace(workload or _workload(folder, meta), format="llmservingsim")
@@ -67,33 +71,40 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
                 field="request_id",
             )
         rows.append(row)
+    if len(rows) == meta.get("num_requests") and 0 < len(rows) < len(work):
+        work = replace(work, requests=work.requests[: len(rows)])  # --num-reqs of its runner
     if len(rows) != len(work):
         raise TraceError(
             requests_file, f"{len(rows)} requests", f"{len(work)}, as its workload {work.name} has"
         )
-    offset_s = min(row[1] - row[0] for row in rows)
-    first_s = min(row[0] for row in rows)
-    requests = []
     for line, (row, sent) in enumerate(zip(rows, work, strict=True), start=1):
-        arrival, _, first, last, prompt, output = row
-        if (prompt, output) != (len(sent.prompt), len(sent.output)):
+        if (row.prompt, row.output) != (len(sent.prompt), len(sent.output)):
             raise TraceError(
                 requests_file,
-                f"{prompt} prompt and {output} output tokens",
+                f"{row.prompt} prompt and {row.output} output tokens",
                 f"{len(sent.prompt)} and {len(sent.output)}, as row {line} of {work.name} has",
                 line=line,
             )
-        engine_s = arrival + offset_s
-        requests.append(
-            RealRequest(
-                id=sent.id,
-                prompt_tokens=prompt,
-                output_tokens=output,
-                arrival_ns=round((arrival - first_s) * NS_PER_S),
-                ttft_ns=round((first - engine_s) * NS_PER_S),
-                e2e_ns=round((last - engine_s) * NS_PER_S),
-            )
+    answered = [
+        (sent.id, row, row.times)
+        for sent, row in zip(work, rows, strict=True)
+        if row.times is not None
+    ]
+    if not answered:
+        raise TraceError(requests_file, "no request that was answered", "at least one")
+    offset_s = min(times.queued - times.arrival for _, _, times in answered)
+    first_s = min(times.arrival for _, _, times in answered)
+    requests = [
+        RealRequest(
+            id=name,
+            prompt_tokens=row.prompt,
+            output_tokens=row.output,
+            arrival_ns=round((times.arrival - first_s) * NS_PER_S),
+            ttft_ns=round((times.first - (times.arrival + offset_s)) * NS_PER_S),
+            e2e_ns=round((times.last - (times.arrival + offset_s)) * NS_PER_S),
         )
+        for name, row, times in answered
+    ]
     return RealRun(
         name=_name(folder),
         source="LLMServingSim benchmark of vLLM",
@@ -102,6 +113,7 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
         workload=work,
         engine=_settings(folder, meta),
         series=_series(folder),
+        failed=len(rows) - len(requests),
         notes=(
             CLOCKS,
             "times between tokens were not recorded",
@@ -110,17 +122,32 @@ def read_llmservingsim_run(path: Path, workload: str | Path | None = None) -> Re
 
 
 def _folder(path: Path) -> Path | None:
-    return next((p for p in (path, path / "vllm") if plain_or_gzipped(p, "requests.jsonl")), None)
+    """The folder that holds the requests."""
+    if path.is_file() and path.name.removesuffix(".gz") == REQUESTS:
+        # any engine may name its file so; the settings beside it are the benchmark's
+        return path.parent if plain_or_gzipped(path.parent, "meta.json") else None
+    return next((p for p in (path, path / "vllm") if plain_or_gzipped(p, REQUESTS)), None)
 
 
 def _meta(folder: Path) -> Row:
     path = plain_or_gzipped(folder, "meta.json")
     if path is None:
         raise TraceError(folder, "no meta.json", "the settings of the run beside its requests")
+    return _object(path)
+
+
+def _object(path: Path) -> Row:
     try:
-        return json_row(text_of(path))
+        return json_row(_text(path))
     except RowError as error:
         raise TraceError(path, error.found, error.expected) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return text_of(path)
+    except (OSError, EOFError, ValueError) as error:
+        raise TraceError(path, str(error), "text, gzipped where its name says so") from None
 
 
 def _workload(folder: Path, meta: Row) -> Path:
@@ -130,23 +157,37 @@ def _workload(folder: Path, meta: Row) -> Path:
         raise TraceError(
             folder / "meta.json", error.found, error.expected, field=error.field
         ) from None
-    for above in folder.parents:
-        place = plain_or_gzipped(above, str(name))
+    for above in (folder, *folder.absolute().parents, *folder.resolve().parents):
+        place = plain_or_gzipped(above, str(name)) or plain_or_gzipped(above, name.name)
         if place is not None:
             return place
     raise TraceError(
         folder / "meta.json",
-        f"{str(name)!r}, which is in none of the folders above",
+        f"{str(name)!r}, which is neither beside it nor in any of the folders above",
         "the workload there, or given by its path (--trace)",
         field="dataset_path",
     )
 
 
-_Row = tuple[float, float, float, float, int, int]
+class _Times(NamedTuple):
+    """Instants of a request in seconds, the arrival by another clock than the rest."""
+
+    arrival: float
+    queued: float
+    first: float
+    last: float
 
 
-def _row(line: str) -> tuple[_Row, str | None]:
-    """Arrival, instants and lengths of a request, and its name if it has one."""
+class _Request(NamedTuple):
+    """A row: lengths in tokens, and its instants, None where it was not answered."""
+
+    prompt: int
+    output: int
+    times: _Times | None
+
+
+def _row(line: str) -> tuple[_Request, str | None]:
+    """A request, and its name if it has one."""
     row = json_row(line)
 
     def instant(field: str) -> float:
@@ -155,16 +196,18 @@ def _row(line: str) -> tuple[_Row, str | None]:
             raise RowError(json.dumps(value), "seconds, a number", field=field)
         return float(value)
 
-    arrival = instant("arrival_time")
-    queued, first, last = (instant(field) for field in INSTANTS)
-    if not queued <= first <= last:
-        raise RowError(
-            f"queued {queued}, first token {first}, last token {last}", "them in this order"
-        )
     prompt = length(required(row, "input_toks", "a number of tokens"), "input_toks")
     output = length(required(row, "output_toks", "a number of tokens"), "output_toks")
     name = None if row.get("request_id") is None else name_of(row["request_id"], "request_id")
-    return (arrival, queued, first, last, prompt, output), name
+    if all(required(row, field, "seconds") is None for field in INSTANTS):
+        return _Request(prompt, output, None), name
+    times = _Times(*(instant(field) for field in INSTANTS))
+    if not times.queued <= times.first <= times.last:
+        raise RowError(
+            f"queued {times.queued}, first token {times.first}, last token {times.last}",
+            "them in this order",
+        )
+    return _Request(prompt, output, times), name
 
 
 def _settings(folder: Path, meta: Row) -> EngineSettings:
@@ -179,13 +222,15 @@ def _settings(folder: Path, meta: Row) -> EngineSettings:
     device = hardware.get("device_name")
     share, caching = kv.get("gpu_memory_utilization"), kv.get("enable_prefix_caching")
     overlapped = scheduler.get("async_scheduling")
-    link = _link(folder)
+    simulated = _simulated(folder)
+    link = _link(simulated)
     version, model = meta.get("vllm_version"), meta.get("model")
     return EngineSettings(
         engine="vllm",
         version=version if isinstance(version, str) else None,
         model=model if isinstance(model, str) else None,
-        device=device if isinstance(device, str) else _gpu_folder(folder),
+        device=device if isinstance(device, str) else _hardware(simulated) or _gpu_folder(folder),
+        # vLLM's defaults, where a version of the benchmark did not note them
         tensor_parallel=_whole(given, "tensor_parallel_size") or 1,
         data_parallel=_whole(given, "data_parallel_size") or 1,
         expert_parallel=given.get("enable_expert_parallel") is True,
@@ -202,20 +247,39 @@ def _settings(folder: Path, meta: Row) -> EngineSettings:
     )
 
 
-def _link(folder: Path) -> dict[str, Any]:
-    """What joins the GPUs, as LLMServingSim's own config beside the run takes it to be."""
-    path = plain_or_gzipped(folder, "config.json") or plain_or_gzipped(folder.parent, "config.json")
+def _simulated(folder: Path) -> Row:
+    """LLMServingSim's own config beside the run: what it takes the machine to be."""
+    path = plain_or_gzipped(folder, "config.json") or plain_or_gzipped(
+        folder.absolute().parent, "config.json"
+    )
     if path is None:
         return {}
-    try:
-        row = json_row(text_of(path))
-    except RowError as error:
-        raise TraceError(path, error.found, error.expected) from None
+    return _object(path)
+
+
+def _link(config: Row) -> dict[str, float]:
+    """What joins the GPUs."""
     return {
         name: float(value)
         for name in ("link_latency", "link_bw")
-        if isinstance(value := row.get(name), int | float) and value > 0
+        if isinstance(value := config.get(name), int | float) and value > 0
     }
+
+
+def _hardware(config: Row) -> str | None:
+    """The GPU, where all instances have the same."""
+    found = {
+        name
+        for node in _list(config, "nodes")
+        for instance in _list(node, "instances")
+        if isinstance(instance, dict) and isinstance(name := instance.get("hardware"), str)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _list(row: object, name: str) -> list[object]:
+    value = row.get(name) if isinstance(row, dict) else None
+    return value if isinstance(value, list) else []
 
 
 def _section(row: Row, name: str) -> Row:
@@ -230,12 +294,13 @@ def _whole(row: Row, name: str) -> int | None:
 
 def _gpu_folder(folder: Path) -> str | None:
     """The GPU by the layout `<gpu>/<model>/vllm`."""
-    return folder.parent.parent.name if folder.name == "vllm" else None
+    place = folder.resolve()
+    return place.parent.parent.name if place.name == "vllm" else None
 
 
 def _name(folder: Path) -> str:
-    parts = folder.parts[-3:-1] if folder.name == "vllm" else folder.parts[-1:]
-    return "-".join(parts)
+    place = folder.resolve()
+    return "-".join(place.parts[-3:-1] if place.name == "vllm" else place.parts[-1:])
 
 
 def _series(folder: Path) -> RealSeries | None:
@@ -244,7 +309,7 @@ def _series(folder: Path) -> RealSeries | None:
         return None
     columns = ("t", "gen_throughput", "prompt_throughput", "running", "waiting", "kv_cache_pct")
     table: dict[str, list[float]] = {name: [] for name in columns}
-    for line, row in enumerate(csv.DictReader(io.StringIO(text_of(path))), start=2):
+    for line, row in enumerate(csv.DictReader(io.StringIO(_text(path))), start=2):
         for name in columns:
             try:
                 table[name].append(float(row[name]))
@@ -252,6 +317,8 @@ def _series(folder: Path) -> RealSeries | None:
                 raise TraceError(
                     path, repr(row.get(name)), "a number", line=line, field=name
                 ) from None
+    if not table["t"]:
+        return None
     t, generated, prompt, running, waiting, kv = (np.array(table[name]) for name in columns)
     # all zeros where that version of the recorder did not read it
     return RealSeries(t, generated, prompt, running, waiting, kv / 100 if kv.any() else None)

@@ -25,6 +25,8 @@ from traces.workload import TraceRequest, Workload
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
+
     from traces.records.run import Run
 
 NS_PER_S = 1_000_000_000
@@ -196,7 +198,8 @@ def _settings(manifest: Mapping[str, Any]) -> EngineSettings:
 
 def _series(run: Run, first: int) -> RealSeries:
     """What the step table says, at `BINS` regular times."""
-    steps = run.steps
+    ranks = int(run.manifest.get("ranks", 1))
+    steps = run.steps if ranks == 1 else _together(run.steps)
     commit = (steps["commit_ns"].to_numpy(np.int64) - first) / NS_PER_S
     width = max(float(commit[-1]) / BINS, 1e-9)
     edges = np.arange(1, BINS + 1, dtype=np.float64) * width
@@ -204,8 +207,10 @@ def _series(run: Run, first: int) -> RealSeries:
     capacity = run.manifest.get("kv_capacity_tokens")
     used = None
     if capacity:
-        held = capacity - steps["free_tokens"].to_numpy() - steps["evictable_tokens"].to_numpy()
-        used = held[last] / capacity
+        # a rank that sleeps has no row, and holds nothing
+        parts = steps["parts"].to_numpy() if ranks > 1 else 1
+        spare = steps["free_tokens"].to_numpy() + steps["evictable_tokens"].to_numpy()
+        used = (parts * capacity - spare)[last] / (ranks * capacity)
     place = np.minimum((commit / width).astype(np.int64), BINS - 1)
 
     def rate(column: str) -> np.ndarray:
@@ -220,3 +225,11 @@ def _series(run: Run, first: int) -> RealSeries:
         waiting=steps["waiting"].to_numpy(np.float64)[last],
         kv_share=used,
     )
+
+
+def _together(steps: pd.DataFrame) -> pd.DataFrame:
+    """One row a step for the rows of its ranks: what is counted, together; the latest commit."""
+    columns = ["prefill_tokens", "decode_requests", "running", "waiting"]
+    columns += ["free_tokens", "evictable_tokens"]
+    by_step = steps.groupby("end_ns", sort=True)
+    return by_step[columns].sum().assign(commit_ns=by_step["commit_ns"].max(), parts=by_step.size())

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traces.errors import RowError, TraceError
-from traces.readers.fields import json_row, row_keys
+from traces.readers.fields import row_keys
 from traces.readers.lines import TraceLines
 from traces.real_runs.aiperf import is_aiperf, read_aiperf
-from traces.real_runs.bench_serving import is_bench_serving, read_bench_serving
+from traces.real_runs.bench_serving import (
+    is_bench_serving,
+    read_bench_serving,
+    result_row,
+)
 from traces.real_runs.llmservingsim import is_llmservingsim, read_llmservingsim_run
 from traces.real_runs.our_run import is_run_folder, read_our_run
 
@@ -59,18 +63,19 @@ def read_real_run(
 
 
 def _keys(path: Path, number: int, first: str) -> frozenset[str]:
-    """The keys of a JSON object that is spread over lines.
+    """The keys of a result of a load generator, on one line or spread over all.
 
     Raises:
         TraceError: where the file begins as one and is none.
     """
-    text = "\n".join(text for _, text in TraceLines(path))
-    keys = row_keys(text)
-    if not keys and first.startswith("{"):
-        alone = first.endswith("}")
+    if not first.startswith("{"):
+        return frozenset()
+    whole = "\n".join(text for _, text in TraceLines(path))
+    for text in (first, whole):
         try:
-            json_row(first if alone else text)
+            return frozenset(result_row(text))
         except RowError as error:
-            line = number if alone else None
-            raise TraceError(path, error.found, "a well-formed JSON object", line=line) from None
-    return keys
+            wrong = error
+            if first.endswith("}"):
+                raise TraceError(path, error.found, error.expected, line=number) from None
+    raise TraceError(path, wrong.found, wrong.expected)

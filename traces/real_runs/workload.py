@@ -8,6 +8,7 @@ give the workload itself.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from traces.errors import TraceError
@@ -26,7 +27,11 @@ SHARES_NOTHING = "prompts are known by their lengths alone: those replayed share
 
 
 def workload_of(
-    requests: Sequence[RealRequest], name: str, given: str | Path | None, path: Path
+    requests: Sequence[RealRequest],
+    name: str,
+    given: str | Path | None,
+    path: Path,
+    answered: Sequence[bool] = (),
 ) -> tuple[Workload, tuple[str, ...]]:
     """The workload of a run, in the order of its arrivals, and what is not known of it.
 
@@ -36,6 +41,8 @@ def workload_of(
         given: the workload itself, if at hand: as many requests in the same order, of the same
             lengths. Their prompts are replayed, at the run's times.
         path: of the run, for errors.
+        answered: of all requests that were sent, in that order, which are among `requests`, where that
+            is known: a given workload may then hold all of them.
 
     Raises:
         TraceError: where a given workload is not that of the run.
@@ -44,7 +51,9 @@ def workload_of(
         made = [_request(place, request) for place, request in enumerate(requests)]
         notes: tuple[str, ...] = (SHARES_NOTHING,)
     else:
-        work = read_trace(given)
+        work = list(read_trace(given))
+        if len(work) == len(answered):
+            work = list(compress(work, answered))
         if len(work) != len(requests):
             raise TraceError(
                 given, f"{len(work)} requests", f"{len(requests)}, as {path} has answered"

@@ -13,6 +13,8 @@ from simulator.calibration import CalibrationError
 from simulator.calibration.fitting import calibrate
 from simulator.calibration.profile import CalibratedProfile
 from simulator.calibration.steps import PHASES, Steps
+from simulator.latency.base import StepShape
+from simulator.latency.calibrated import CalibratedLatency
 from tests.simulator.calibration.truth import recorded, work
 from traces import Run, SyntheticTokens, TraceRequest, Workload
 from traces.records import RecordError
@@ -170,8 +172,16 @@ def test_one_batch_size_only_is_told() -> None:
         TraceRequest(f"r{i}", 0, SyntheticTokens(i, 64), SyntheticTokens(100 + i, 200))
         for i in range(8)
     ]
-    profile = calibrate([recorded(Workload("even", requests))]).profile
+    run = recorded(Workload("even", requests))
+    profile = calibrate([run]).profile
     assert any("all steps that decode have 8 decode rows" in a for a in profile.approximations)
+    # what a batch of 8 takes is a launch, mostly: another 56 rows do not take seven times as much more
+    latency = CalibratedLatency(profile)
+
+    def step_ns(rows: int) -> int:
+        return latency.step_ns(StepShape((), rows, rows * 200, rows, lambda: np.full(rows, 200)))
+
+    assert step_ns(8) <= step_ns(64) < 1.5 * step_ns(8)
 
 
 def test_an_unfinished_run_and_other_versions_are_told(run: Run) -> None:

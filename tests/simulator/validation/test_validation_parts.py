@@ -10,30 +10,26 @@ import numpy as np
 import pytest
 
 from policies.config import ConfigError
-from policies.model_shape import ModelShape
 from simulator.calibration.steps import Steps
 from simulator.config import Plan
-from simulator.devices import Device
-from simulator.operators.shards import Parallel
+from simulator.data_parallel import simulate_ranks
 from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
-from simulator.validation.replay import latency_section, link_of, replay
-from simulator.validation.retime import retimed
+from simulator.validation.replay import latency_section, replay
+from simulator.validation.retime import predicted_ns, retimed
 from simulator.validation.series import series
-from simulator.validation.setup import kv_tokens, setup_of
+from simulator.validation.setup import setup_of
 from simulator.validation.spread import check_repeats, spreads
 from simulator.validation.validate import Question, validate
+from tests.simulator.validation.made import MS, real
 from traces.errors import TraceError
 from traces.generate import generate
-from traces.real_runs import read_real_run
-from traces.real_runs.base import EngineSettings, RealRequest, RealRun
+from traces.real_runs.base import EngineSettings, RealRun
 from traces.real_runs.our_run import from_run
 from traces.records.run import Run
 
-MS = 1_000_000
-SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "gpu" / "llmservingsim"
 RECORDS = ("requests", "steps", "tokens", "decisions")
 TRUTH = {
     "preset": "vllm",
@@ -41,16 +37,6 @@ TRUTH = {
     "kv": {"capacity_tokens": 30_000},
     "policy": {"context_limit": 8_192},
 }
-
-
-def real(latencies_ms: list[tuple[int, int]], name: str = "real") -> RealRun:
-    """Requests 10 ms apart of 11 tokens, with these TTFT and E2E."""
-    work = generate("mooncake-conversation", n=len(latencies_ms), seed=0)
-    requests = tuple(
-        RealRequest(r.id, len(r.prompt), 11, 10 * i * MS, ttft * MS, e2e * MS)
-        for i, (r, (ttft, e2e)) in enumerate(zip(work, latencies_ms, strict=True))
-    )
-    return RealRun(name, "made", Path(name), requests, work)
 
 
 @pytest.fixture(scope="module")
@@ -89,80 +75,18 @@ def test_over_time_every_token_is_somewhere():
     assert decoding.real.sum() * width == pytest.approx((100 + 50 + 200) / 1e3)
 
 
-def test_settings_that_a_run_does_not_say_are_told_as_assumptions():
-    engine = EngineSettings("vllm", model="meta-llama/Llama-3.1-8B", device="RTXPRO6000")
-    run = replace(real([(1, 2)]), engine=engine)
-    other = replace(run, name="other", engine=replace(engine, context_limit=4096, kv_tokens=777))
-    setup = setup_of(run, like=other)
-    told = {one.key: one for one in setup.assumptions}
-    assert told["context_limit"].why == "as in other"
-    assert "kv.capacity_tokens" in told  # memory is never taken from another GPU's run
-    assert setup.config["kv"]["capacity_tokens"] != 777
-    assert setup.config["policy"]["context_limit"] == 4096
-
-
-@pytest.mark.parametrize(
-    ("version", "older"), [("0.19.0", True), ("0.9.1rc2", True), ("0.32.0", False), (None, False)]
-)
-def test_older_engines_free_their_blocks_as_they_did(version, older):
-    engine = EngineSettings(
-        "vllm",
-        version=version,
-        model="meta-llama/Llama-3.1-8B",
-        device="RTX4090",
-        kv_tokens=1000,
-        max_batched_tokens=512,
+def test_what_ranks_do_over_time_is_counted_together():
+    work = generate("azure-conversation", n=40, seed=5, rate=20.0)
+    one = from_run(simulate_ranks(work, TRUTH, ranks=1), Path("one"))
+    two = from_run(simulate_ranks(work, TRUTH, ranks=2), Path("two"))
+    plain = from_run(simulate(work, TRUTH), Path("plain"))
+    assert one.series.running.tolist() == plain.series.running.tolist()
+    seen, waiting = (
+        {s.name: s.simulated for s in series(two, two)}[name].max()
+        for name in ("running", "requests in decode")
     )
-    options = setup_of(replace(real([(1, 2)]), engine=engine)).config["policy"]["batching_options"]
-    assert options["max_num_batched_tokens"] == 512
-    assert options.get("reuse_unhashed_first", True) is not older
-
-
-def test_models_and_devices_are_found_by_the_names_engines_write():
-    engine = EngineSettings(
-        "vllm",
-        model="Qwen/Qwen3-30B-A3B-Instruct-2507",
-        device="NVIDIA GeForce RTX 4090",
-        data_parallel=2,
-        expert_parallel=True,
-        kv_tokens=1000,
-        context_limit=1000,
-    )
-    setup = setup_of(replace(real([(1, 2)]), engine=engine))
-    assert setup.model.name == "Qwen/Qwen3-30B-A3B"
-    assert setup.config["device"] == {"name": "rtx4090"}
-    assert (setup.parallel, setup.ranks) == (Parallel(tp=1, ep=2), 2)
-
-
-def test_what_cannot_be_simulated_is_said():
-    run = real([(1, 2)])
-    with pytest.raises(ConfigError, match="--config"):
-        setup_of(run)
-    dense = EngineSettings("vllm", model="Qwen/Qwen3-8B", device="h200", data_parallel=2)
-    with pytest.raises(ConfigError, match="engines of their own"):
-        setup_of(replace(run, engine=dense))
-    with pytest.raises(ConfigError, match="--device"):
-        setup_of(replace(run, engine=EngineSettings("vllm", model="Qwen/Qwen3-8B")))
-
-
-def test_memory_of_a_split_model():
-    model, device = ModelShape.load("Qwen/Qwen3-32B"), Device.load("h100")
-    one, two = (kv_tokens(model, device, Parallel(tp=tp), 0.9) for tp in (1, 2))
-    # half the weights and half the KV of a token on each GPU
-    assert two > 4 * one
-    experts = ModelShape.load("Qwen/Qwen3-30B-A3B")
-    shared = kv_tokens(experts, device, Parallel(ep=2), 0.9)
-    freed = experts.routed_parameters  # bf16, half of them gone
-    gained = shared - kv_tokens(experts, device, Parallel(), 0.9)
-    assert gained == pytest.approx(freed / experts.kv_bytes_per_token(), rel=1e-3)
-
-
-def test_a_link_has_as_many_hops_as_a_ring():
-    engine = EngineSettings("vllm", link_latency_ns=1000.0, link_gigabytes_per_s=16.0)
-    run = replace(real([(1, 2)]), engine=engine)
-    assert link_of(run, Parallel(tp=2)).latency_ns == 2000
-    assert link_of(run, Parallel(ep=2)).latency_ns == 1000
-    assert link_of(run, Parallel()) is None
+    assert seen == pytest.approx(waiting, rel=0.2)
+    assert 0 < two.series.kv_share.max() <= 1
 
 
 @pytest.mark.parametrize("overlap", ["overlapped", "serial"])
@@ -176,6 +100,17 @@ def test_recorded_decisions_with_recorded_times_are_the_recorded_run(overlap):
     assert again.latency("e2e").tolist() == run.latency("e2e").tolist()
     slower = retimed(run, 2 * steps.duration_ns, steps.host_ns)
     assert (slower.latency("e2e") > run.latency("e2e")).all()
+
+
+def test_steps_with_rows_of_unlike_length_take_what_they_took():
+    """A short rest of a long cached prompt beside a new prompt is no two rows of the mean length."""
+    work = generate("mooncake-conversation", n=80, seed=0, rate=4.0)
+    config = TRUTH | {"preset": "sglang", "kv": {"capacity_tokens": 300_000}, "policy": {}}
+    steps = Steps.of(simulate(work, config, records=RECORDS))
+    several = steps.prefill_requests > 1
+    assert several.sum() > 5
+    said = predicted_ns(Plan.of(as_config(config)).latency, steps)
+    assert said[several] == pytest.approx(steps.duration_ns[several], rel=0.02)
 
 
 def test_the_same_config_simulates_the_run_without_error(served):
@@ -293,17 +228,9 @@ def test_another_policy_has_to_be_of_the_same_requests(served, tmp_path):
     )
 
 
-def test_settings_of_another_engine_do_not_stand_in():
-    engine = EngineSettings("vllm", model="meta-llama/Llama-3.1-8B", device="RTXPRO6000")
-    run = replace(real([(1, 2)]), engine=engine)
-    with pytest.raises(ConfigError, match="was run on sglang: its settings cannot stand in"):
-        setup_of(run, like=replace(run, engine=EngineSettings("sglang")))
-    with pytest.raises(ConfigError, match="nobody knows what"):
-        setup_of(run, like=replace(run, engine=None))
-
-
 def test_a_profile_of_another_model_is_an_error(served, tmp_path):
     (tmp_path / "meta.yaml").write_text("model: meta-llama/Llama-3.1-8B\n")
+    (tmp_path / "tp1").mkdir()
     setup = setup_of(served)
     with pytest.raises(ConfigError, match=r"it is of model meta-llama/.*config's is Qwen/Qwen3-8B"):
         latency_section(tmp_path, setup, served, tmp_path / "keep.json")
@@ -350,20 +277,3 @@ def test_errors_of_nothing_are_no_number():
     found = figures(real([(0, 0)]), real([(1, 1)]))
     assert math.isnan(found.of("ttft").error)
     assert found.of("ttft").to_dict()["error"] is None
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark runs are not here")
-def test_a_profile_of_another_device_is_an_error_wherever_it_is_named_from(tmp_path, monkeypatch):
-    run = read_real_run(SHARED / "bench" / "examples" / "RTX4090" / "Llama-3.1-8B")
-    setup = setup_of(run)
-
-    def planned(gpu: str) -> Plan:
-        monkeypatch.chdir(
-            SHARED / "profiler" / "perf" / gpu / "meta-llama" / "Llama-3.1-8B" / "bf16"
-        )
-        section = latency_section(".", setup, run, tmp_path / f"{gpu}.json")
-        return Plan.of(as_config({**setup.config, "latency": section}))
-
-    assert not any("measured on" in text for text in planned("RTX4090").approximations)
-    with pytest.raises(ConfigError, match=r"measured on RTXPRO6000, the config's device is rtx"):
-        planned("RTXPRO6000")
