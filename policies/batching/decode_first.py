@@ -185,8 +185,8 @@ class DecodeFirst(Batching):
             return False
         if decodes:
             step.budget -= decodes
+            self.kv.extend_round(s.running, known_ahead=0 if s.overlapped else 1)
             step.rows = s.running.advance()
-            self.kv.extend_round(step.rows, known_ahead=0 if s.overlapped else 1)
             for request in self._rested:  # nothing of theirs is in flight: all is known
                 self.kv.register(request, request.seq_len)
         for request, tokens in shares:
@@ -339,10 +339,8 @@ class DecodeFirst(Batching):
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
         """See `Batching.repeat`. Blocks are handed out and entered in the order of the rounds."""
-        rows, ratio, ahead = batch.decode, s.ratio.value, 0 if s.overlapped else 1
-        assert rows is not None
-        first = rows.round - rounds + 1
-        gauges = self.kv.repeat_rounds(rows.cohort, first, rounds, known_ahead=ahead)
+        ratio, ahead = s.ratio.value, 0 if s.overlapped else 1
+        gauges = self.kv.repeat_rounds(s.running, rounds, known_ahead=ahead)
         s.running.repeat(rounds)
         return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges()))
 
