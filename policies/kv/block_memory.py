@@ -20,7 +20,7 @@ from policies.kv.contents import Contents
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from policies.kv.blocks import BoolArray, Int64Array
+    from policies.kv.blocks import Int64Array
     from policies.kv.contents import Chain
     from policies.kv.pool import Int32Array
     from policies.kv.rounds import Crossings
@@ -224,20 +224,20 @@ class BlockMemory:
 
     def _go_through(
         self, running: RunningBatch, rounds: int, known_ahead: int
-    ) -> tuple[Crossings, BoolArray, Crossings, list[int]]:
+    ) -> tuple[Crossings, Int64Array, Crossings, list[int]]:
         """Give out and enter the blocks of many rounds.
 
         All are given out before any is entered. That makes no difference: what is given out was free
         before, what is entered was not.
 
         Returns:
-            where members started a block, and at which of these times it could still have been found;
+            where members started a block, and what it could still have been found by each time;
             where they filled one, and at which of these times it was entered.
         """
         starts = full = running.crossings(rounds)
         if known_ahead:
             full = running.crossings(rounds, ahead=known_ahead)
-        lost = _NEVER
+        lost = _NONE
         if starts.total:
             lost = self._take_at(starts)
         entered: list[int] = []
@@ -245,8 +245,8 @@ class BlockMemory:
             entered = self._enter_at(full, running.planned + rounds - 1 + known_ahead)
         return starts, lost, full, entered
 
-    def _take_at(self, starts: Crossings) -> BoolArray:
-        """Give a block at each crossing; returns which of them could still have been found."""
+    def _take_at(self, starts: Crossings) -> Int64Array:
+        """Give a block at each crossing; returns what each could still have been found by, or 0."""
         taken, lost = self.pool.take(starts.total)
         members = len(starts.members)
         if starts.total == members:
@@ -314,4 +314,3 @@ class BlockMemory:
 
 
 _NONE: Int64Array = np.zeros(0, dtype=np.int64)
-_NEVER: BoolArray = np.zeros(0, dtype=np.bool_)

@@ -54,7 +54,8 @@ class FreeQueue:
             raise IndexError(f"{count} blocks asked for, {self._length} are free")
         stop = self._head + count
         taken = self._row[self._head : stop].copy()
-        if np.count_nonzero(taken) < count:  # look further, past the holes
+        if self._tail - self._head > self._length and np.count_nonzero(taken) < count:
+            # look further, past the holes
             ahead = count
             taken = taken[:0]
             while len(taken) < count:
