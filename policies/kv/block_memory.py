@@ -271,12 +271,13 @@ class BlockMemory:
         blocks, contents = array("q"), array("q")
         entered: list[int] = []
         members, size = len(full.members), self.page_size
+        once = members == full.total
         for i, request in enumerate(full.members):
             first = request.registered
             known = request._kv_len + until_round - request._joined  # a token a round
             request.registered = until = known // size
             numbers = self._numbers(request, until)
-            if members == full.total and until == first + 1:
+            if once and until == first + 1:
                 blocks.append(request.blocks[first])
                 contents.append(numbers[first])
                 entered.append(i)
@@ -288,7 +289,7 @@ class BlockMemory:
             entered += crossings[len(crossings) - (until - first) :]
         if entered:
             every = np.array(blocks), np.array(contents)
-            if members < full.total:
+            if not once:
                 order = np.array(entered).argsort()
                 every = every[0][order], every[1][order]
             self.pool.enter(*every)

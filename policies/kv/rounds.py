@@ -38,13 +38,15 @@ class Crossings:
     __slots__ = ("_by_round", "_rounds", "_size", "members", "total")
 
     def __init__(self, cycle: Sequence[Collection[Request]], rounds: int) -> None:
-        self._rounds = rounds
-        self._size = len(cycle)
         first = cycle[:rounds]
         self.members: list[Request] = list(chain.from_iterable(first))
+        self.total = len(self.members)
         self._by_round = list(map(len, first))
-        cycles, rest = divmod(rounds, self._size)
-        self.total = cycles * len(self.members) + sum(self._by_round[:rest])
+        self._rounds = rounds
+        self._size = len(cycle)
+        if rounds > self._size:
+            cycles, rest = divmod(rounds, self._size)
+            self.total = cycles * self.total + sum(self._by_round[:rest])
 
     def by_round(self, which: npt.NDArray[np.int64]) -> Int64Array:
         """How many of some crossings are made in each round: int64, shape (rounds,).
