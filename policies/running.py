@@ -293,7 +293,7 @@ class RunningBatch:
 
         It answers as of now, whatever happens to the batch meanwhile.
         """
-        return partial(_pages_upto, list(map(len, self._in_turn())))
+        return partial(_pages_upto, list(map(len, self._phases)), 1 - self.planned)
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""
@@ -330,8 +330,9 @@ def _offset(request: Request) -> int:
     return request._kv_len + 1 - request._joined
 
 
-def _pages_upto(by_round: list[int], rounds: int) -> npt.NDArray[np.int64]:
-    """See `RunningBatch.pages_ahead`; `by_round` are the pages of the rounds until it begins anew."""
-    if len(by_round) == 1:  # every member, every round
-        return by_round[0] * np.arange(1, rounds + 1)
-    return np.array(by_round, dtype=np.int64)[np.arange(rounds) % len(by_round)].cumsum()
+def _pages_upto(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
+    """See `RunningBatch.pages_ahead`; `place` is that of the first round's phase."""
+    if len(phases) == 1:  # every member, every round
+        return phases[0] * np.arange(1, rounds + 1)
+    places = (place - np.arange(rounds)) % len(phases)
+    return np.array(phases, dtype=np.int64)[places].cumsum()

@@ -31,11 +31,12 @@ def held_back(
         check: only requests with at most that many tokens cached are looked at.
         share: a request is held back if it shares that many tokens with one before it.
     """
-    ahead = RadixCache(1, LRU(), _keep)
     held: set[Request] = set()
-    for request, match in zip(waiting, matches, strict=True):
-        if match.length > check:
-            continue
+    new = [r for r, match in zip(waiting, matches, strict=True) if match.length <= check]
+    if len(new) < 2:
+        return held  # nobody is ahead of another
+    ahead = RadixCache(1, LRU(), _keep)
+    for request in new:
         tokens = first_tokens(request.tokens, request.seq_len)
         found = ahead.match(tokens, request.extra_key)
         if found.length >= share:
