@@ -52,7 +52,7 @@ class BlockPool:
     @property
     def free(self) -> int:
         """Blocks nobody refers to."""
-        return len(self._free)
+        return self._free.length
 
     @property
     def found(self) -> Int64Array:
@@ -191,7 +191,7 @@ class BlockPool:
         assert (references == self._references).all(), "references do not match the holders"
         free = np.flatnonzero(references[1:] == 0) + 1
         queue = self._free.blocks()
-        assert len(queue) == len(self._free), "the free queue has lost count"
+        assert len(queue) == self._free.length, "the free queue has lost count"
         assert np.array_equal(np.sort(queue), free), "the free queue is not what nobody refers to"
         assert self.reusable == np.count_nonzero(self._contents[free])
         assert self.findable == np.count_nonzero(self._contents)
