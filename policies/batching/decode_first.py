@@ -174,8 +174,7 @@ class DecodeFirst(Batching):
             s.running.keep(sorted(s.running, key=rank))
 
     def _threshold(self, s: Scheduler) -> int:
-        requests = len(self.active) + len(s.waiting)
-        if self.threshold == 0 or requests <= 1:
+        if self.threshold == 0 or (requests := len(self.active) + len(s.waiting)) <= 1:
             return 0
         return max(self.threshold, self.max_tokens // requests) if self.adaptive else self.threshold
 

@@ -186,7 +186,8 @@ class BlockMemory:
             known_ahead: 1 if the token computed in this round is known on the host when it is
                 planned, so that the block it fills can be registered; 0 if it is still in flight.
         """
-        self._go_through(running, 1, known_ahead)
+        if known_ahead or running.pages_needed():  # else nobody comes to a border
+            self._go_through(running, 1, known_ahead)
 
     def repeat_rounds(
         self, running: RunningBatch, rounds: int, *, known_ahead: int
