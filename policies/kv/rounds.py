@@ -52,8 +52,13 @@ class Crossings:
         """How many of some crossings are made in each round: int64, shape (rounds,).
 
         Args:
-            which: int64, the crossings to count.
+            which: int64, the crossings to count, each once.
         """
-        cycle, at = np.divmod(which, max(len(self.members), 1))
+        if len(which) == self.total:  # mostly it is all or nothing
+            every = np.array(self._by_round, dtype=np.int64)
+            return every if self._rounds <= self._size else np.resize(every, self._rounds)
+        if not len(which):
+            return np.zeros(self._rounds, dtype=np.int64)
+        cycle, at = np.divmod(which, len(self.members))
         wait = np.arange(len(self._by_round)).repeat(self._by_round)
         return np.bincount(cycle * self._size + wait[at], minlength=self._rounds)
