@@ -146,7 +146,7 @@ class Request:
         self.cached_len = 0  # leading tokens of its row that the prefix cache owns
         self.inserted_len = 0  # leading tokens it has entered into the cache itself
         self.lock: Any = None  # the cache's handle of the path it holds
-        self.found: Any = None  # the cache's handle of where its tokens were found to, last
+        self.found: Any = None  # the memory's handle of where its tokens were found to, last
 
         self.blocks: MutableSequence[int] = []  # its KV blocks, where memory is a block pool
         self.registered = 0  # its leading blocks that others can find

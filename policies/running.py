@@ -2,8 +2,8 @@
 
 A decode round gives every member one more token. Rather than touching each member, the batch counts
 rounds, planned and committed, and a member's lengths follow from when it joined. What must still be
-found without looking at everyone is kept ready: who reaches its length limit (a heap by round), how
-many members need a new page (counts by page phase), and the sum of KV lengths.
+found without looking at everyone is kept ready: who reaches its length limit (a heap by round), who
+needs a new page (members by page phase), and the sum of KV lengths.
 
 Rounds are planned ahead of being committed by as many steps as are in flight.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.batch import Cohort, DecodeRows
+from policies.kv.rounds import Crossings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,8 @@ class RunningBatch:
         self.planned = 0
         self.committed = 0
         self._page_size = page_size
-        self._phases = [0] * page_size  # members by (offset % page_size)
+        # by (offset % page_size): the members, in the order in which they joined or were kept
+        self._phases: list[dict[Request, None]] = [{} for _ in range(page_size)]
         self._offset_sum = 0  # sum over members of KV length in round r, minus r
         self._asked_sum = 0  # sum over members of prompt and output tokens asked for
         self._ends: list[tuple[int, int, Request]] = []  # heap: (round count at which it ends)
@@ -109,7 +111,7 @@ class RunningBatch:
                 request._kv_len, request._output_len = request.kv_len, request.output_len
             request._running, request._joined, request._left = self, planned, None
             request._join = next(self._serial)
-            heapq.heappush(self._ends, (self._count(request, 1), request._join, request))
+            heapq.heappush(self._ends, (self._count_in(request), request._join, request))
         self.requests = [*new, *self.requests] if front else [*self.requests, *new]
         self._fresh.extend(new)
         self._cohort = None
@@ -127,7 +129,7 @@ class RunningBatch:
         kept = self.requests.copy()
         for request in gone:
             kept.remove(request)
-            self._count(request, -1)
+            self._count_out(request)
             request._left = self.planned
         self.requests = kept
         self._cohort = None
@@ -135,9 +137,13 @@ class RunningBatch:
     def keep(self, kept: Sequence[Request]) -> None:
         """Make `kept`, in this order, the members; all others leave."""
         for request in set(self.requests).difference(kept):
-            self._count(request, -1)
+            self._count_out(request)
             request._left = self.planned
         self.requests = list(kept)
+        for request in kept:  # behind those kept before it
+            phase = self._phases[_offset(request) % self._page_size]
+            del phase[request]
+            phase[request] = None
         self._cohort = None
 
     def settle(self, request: Request) -> bool:
@@ -164,20 +170,27 @@ class RunningBatch:
         request._join = 0
         return was_member
 
-    def _count(self, request: Request, sign: int) -> int:
-        """Count a member in or out; returns the round count at which it has all that it asked for."""
+    def _count_in(self, request: Request) -> int:
+        """Count a member in; returns the round count at which it has all that it asked for."""
         offset = _offset(request)
         asked = request.prompt_len + request.max_new_tokens
-        self._phases[offset % self._page_size] += sign
-        self._offset_sum += sign * offset
-        self._asked_sum += sign * asked
+        self._phases[offset % self._page_size][request] = None
+        self._offset_sum += offset
+        self._asked_sum += asked
         return asked - offset  # the token after its KV was sampled by its prefill
+
+    def _count_out(self, request: Request) -> None:
+        """Count out a member."""
+        offset = _offset(request)
+        del self._phases[offset % self._page_size][request]
+        self._offset_sum -= offset
+        self._asked_sum -= request.prompt_len + request.max_new_tokens
 
     # -- planning -----------------------------------------------------------------------------
 
     def pages_needed(self) -> int:
         """Members whose next token starts a new page."""
-        return self._phases[(1 - self.planned) % self._page_size]
+        return len(self._phases[(1 - self.planned) % self._page_size])
 
     def leave_finishing(self) -> bool:
         """Take out the members whose last token, by their length limit, is already in flight.
@@ -258,22 +271,35 @@ class RunningBatch:
         self.planned += rounds
         self.committed += rounds
 
+    def _in_turn(self, ahead: int = 0) -> list[dict[Request, None]]:
+        """The members by the round in which each starts a page, or comes so many rounds before that.
+
+        The next round first; as many rounds as a page has tokens, for then it begins anew.
+        """
+        phases, place = self._phases, (1 - self.planned - ahead) % self._page_size
+        return phases[place::-1] + phases[:place:-1]
+
+    def crossings(self, rounds: int, *, ahead: int = 0) -> Crossings:
+        """Who comes to the border of a page in each of the next so many rounds.
+
+        Args:
+            rounds: how many.
+            ahead: 0 for who starts a page; 1 for who fills one.
+        """
+        return Crossings(self._in_turn(ahead), rounds)
+
     def pages_ahead(self) -> Callable[[int], npt.NDArray[np.int64]]:
         """Makes, for so many next rounds, the pages that members need up to each, it included: int64.
 
         It answers as of now, whatever happens to the batch meanwhile.
         """
-        return partial(_pages_upto, self._phases.copy(), 1 - self.planned)
+        return partial(_pages_upto, list(map(len, self._phases)), 1 - self.planned)
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""
-        size = self._page_size
-        cycles, rest = divmod(rounds, size)
-        phases, place = self._phases, 1 - self.planned
+        cycles, rest = divmod(rounds, self._page_size)
         pages = cycles * len(self.requests)
-        for i in range(rest):
-            pages += phases[(place - i) % size]
-        return pages
+        return pages + sum(map(len, self._in_turn()[:rest])) if rest else pages
 
     # -- committing ---------------------------------------------------------------------------
 

@@ -29,15 +29,12 @@ class AdapterSlots:
         self._limit = limit
         self._base_takes_slot = base_takes_slot
         self._held: set[str | None] = set()
+        self._groups: list[Iterable[Request]] = []  # in the batch, not yet looked at
 
     def hold(self, *groups: Iterable[Request]) -> None:
-        """Count requests that are in the batch. Nobody is looked at where there is no limit."""
-        if self._limit is None:
-            return
-        for requests in groups:
-            self._held.update(request.lora_id for request in requests)
-        if not self._base_takes_slot:
-            self._held.discard(None)
+        """Count requests that are in the batch. Nobody is looked at before a slot is asked for."""
+        if self._limit is not None:
+            self._groups += groups
 
     def let_through(self, waiting: Iterable[Request]) -> Iterator[Request]:
         """The requests in turn, without those who would need one slot more than there is by then."""
@@ -46,7 +43,12 @@ class AdapterSlots:
         return (request for request in waiting if self._has_room(request))
 
     def _has_room(self, request: Request) -> bool:
-        needs_slot = self._base_takes_slot or request.lora_id is not None
+        if request.lora_id is None and not self._base_takes_slot:
+            return True
+        for requests in self._groups:
+            self._held.update(held.lora_id for held in requests)
+        self._groups.clear()
+        if not self._base_takes_slot:
+            self._held.discard(None)
         limit = self._limit
-        known = request.lora_id in self._held or not needs_slot
-        return known or limit is None or len(self._held) < limit
+        return request.lora_id in self._held or limit is None or len(self._held) < limit

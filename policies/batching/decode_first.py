@@ -148,9 +148,9 @@ class DecodeFirst(Batching):
             self._grant_one_by_one(s, step)
         if s.priorities.enabled and type(s.order) is FCFS:  # vLLM's own: always in order
             s.waiting.sort(key=lambda r: (s.priorities.rank(r), r.arrival_ns, r.id))
-        if not step.preempted:
+        if s.waiting and not step.preempted:
             self._admit_waiting(s, step)
-        items = self._items(step)
+        items = self._items(step) if step.granted else ()
         if items:
             mode = Mode.EXTEND if step.rows is None else Mode.MIXED
         else:
@@ -159,21 +159,22 @@ class DecodeFirst(Batching):
 
     def _take_back(self, s: Scheduler) -> None:
         """Those whose prefill has ended, or who sat out the last step, decode from now on."""
-        back = [r for r in self._joining if r.state is State.PREFILL] + list(self._sitting_out)
         self._rested = list(self._sitting_out)
+        if not (self._joining or self._rested):
+            return
+        back = [r for r in self._joining if r.state is State.PREFILL] + self._rested
         self._joining.clear()
         self._sitting_out.clear()
-        if back:
-            for request in back:
-                self._prefilling.pop(request, None)
-            s.join_running(back)
-            in_order = sorted(s.running, key=self._rank.__getitem__)
-            if in_order != s.running.requests:  # mostly they are the last admitted
-                s.running.keep(in_order)
+        for request in back:
+            self._prefilling.pop(request, None)
+        s.join_running(back)
+        rank = self._rank.__getitem__
+        newest = list(map(rank, s.running.requests[-len(back) - 1 :]))  # and who was last
+        if newest != sorted(newest):  # mostly they are the last admitted
+            s.running.keep(sorted(s.running, key=rank))
 
     def _threshold(self, s: Scheduler) -> int:
-        requests = len(self.active) + len(s.waiting)
-        if self.threshold == 0 or requests <= 1:
+        if self.threshold == 0 or (requests := len(self.active) + len(s.waiting)) <= 1:
             return 0
         return max(self.threshold, self.max_tokens // requests) if self.adaptive else self.threshold
 
@@ -185,8 +186,8 @@ class DecodeFirst(Batching):
             return False
         if decodes:
             step.budget -= decodes
+            self.kv.extend_round(s.running, known_ahead=0 if s.overlapped else 1)
             step.rows = s.running.advance()
-            self.kv.extend_round(step.rows, known_ahead=0 if s.overlapped else 1)
             for request in self._rested:  # nothing of theirs is in flight: all is known
                 self.kv.register(request, request.seq_len)
         for request, tokens in shares:
@@ -264,7 +265,7 @@ class DecodeFirst(Batching):
     def _admit_waiting(self, s: Scheduler, step: Step) -> None:
         """Admit from the head of the queue until the budget is used up or someone does not fit."""
         most = self._most_active(s)
-        if not s.waiting or step.budget <= 0 or len(self.active) >= most:
+        if step.budget <= 0 or len(self.active) >= most:
             return
         if not (s.priorities.enabled and type(s.order) is FCFS):
             s.arrange_waiting()
@@ -339,10 +340,8 @@ class DecodeFirst(Batching):
 
     def repeat(self, s: Scheduler, batch: Batch, rounds: int) -> Repetition:
         """See `Batching.repeat`. Blocks are handed out and entered in the order of the rounds."""
-        rows, ratio, ahead = batch.decode, s.ratio.value, 0 if s.overlapped else 1
-        assert rows is not None
-        first = rows.round - rounds + 1
-        gauges = self.kv.repeat_rounds(rows.cohort, first, rounds, known_ahead=ahead)
+        ratio, ahead = s.ratio.value, 0 if s.overlapped else 1
+        gauges = self.kv.repeat_rounds(s.running, rounds, known_ahead=ahead)
         s.running.repeat(rounds)
         return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges()))
 

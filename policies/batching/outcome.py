@@ -39,18 +39,21 @@ def outcome_of(s: Scheduler, batch: Batch, stops: set[int]) -> Outcome:
         stops: indices among its sampling items that end their sequence by themselves.
     """
     outcome = Outcome([], {}, [])
-    sampling = [item.request for item in batch.prefill if item.samples]
-    for i, request in enumerate(sampling):
-        if _accept(s, outcome, request, stop=i in stops):
-            outcome.sampled.append(request)
+    first = 0  # of the decode rows' places among the sampling items
+    for item in batch.prefill:
+        if item.samples:
+            if _accept(s, outcome, item.request, stop=first in stops):
+                outcome.sampled.append(item.request)
+            first += 1
     if batch.decode is None:
         return outcome
-    rows = batch.decode.requests
-    late = s.running.commit(batch.decode)
-    stopped = {rows[i - len(sampling)] for i in stops if i >= len(sampling)}
+    late, due = s.running.commit(batch.decode), s.running.due()
+    if not (late or due or stops):
+        return outcome  # mostly nobody ends
+    stopped = {batch.decode.requests[i - first] for i in stops if i >= first}
     for request in late:
         _accept(s, outcome, request, stop=request in stopped)
-    for request in [*s.running.due(), *stopped.difference(late)]:
+    for request in [*due, *stopped.difference(late)]:
         reason = s.reason_to_end(request, stop=request in stopped)
         assert reason is not None
         outcome.ends.setdefault(request, reason)  # unless its prompt's token has just ended it

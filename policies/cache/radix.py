@@ -131,7 +131,8 @@ class RadixCache:
         for child in self._path(known):
             if at + child.size > stop:
                 break
-            node, at = self._enter(child, child.size), at + child.size
+            self._touch(child)
+            node, at = child, at + child.size
         while at < stop:
             below, common, _ = self._below(node, prefix, at, stop, extra_key)
             if below is None:
@@ -153,8 +154,8 @@ class RadixCache:
         prefix = _as_prefix(tokens)
         stop = len(prefix) // self.page_size * self.page_size
         node, at = self.root, 0
-        for child in self._path(held):  # all of it is there, and is entered as the rest below
-            node = self._enter(child, child.size)
+        for node in self._path(held):  # all of it is there, and is entered as the rest below
+            self._touch(node)
             node.priority = max(node.priority, priority)
             at += node.size
             if at > inserted_len:

@@ -15,17 +15,17 @@ import numpy as np
 from policies.cache.base import Match
 from policies.cache.prefix import known_tokens
 from policies.kv.blocks import BlockPool
-from policies.kv.contents import Chain, Contents
-from policies.kv.rounds import Borders
+from policies.kv.contents import Contents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from policies.batch import Cohort, DecodeRows
-    from policies.kv.blocks import BoolArray, Int64Array
+    from policies.kv.blocks import Int64Array
+    from policies.kv.contents import Chain
     from policies.kv.pool import Int32Array
     from policies.kv.rounds import Crossings
     from policies.request import Request
+    from policies.running import RunningBatch
 
 
 class BlockMemory:
@@ -55,9 +55,7 @@ class BlockMemory:
         self.pool = BlockPool(blocks, caching=caching, unhashed_first=unhashed_first)
         self._free_rows = list(range(rows, 0, -1))
         self._contents = Contents(block_size)
-        self._chains: dict[Request, Chain] = {}
         self._sweep_at = self.pool.blocks  # different contents
-        self._borders: tuple[Cohort, Borders] | None = None  # of the cohort that decoded last
 
     # -- sizes, in tokens ---------------------------------------------------------------------
 
@@ -103,22 +101,26 @@ class BlockMemory:
 
     def contents(self, request: Request, blocks: int) -> Int64Array:
         """Numbers for what a request's first so many blocks hold: int64, alike for alike prefixes."""
-        chain = self._chains.get(request)
+        return self._numbers(request, blocks)[:blocks]
+
+    def _numbers(self, request: Request, blocks: int) -> Int64Array:
+        """As `contents`, for so many blocks at least."""
+        chain: Chain | None = request.found
         if chain is None:
             if len(self._contents) >= self._sweep_at:
                 self._contents.sweep(self.pool.found)
                 self._sweep_at = 2 * len(self._contents) + self.pool.blocks
-            chain = self._chains[request] = self._contents.begin(request.extra_key)
+            chain = request.found = self._contents.begin(request.extra_key)
         if len(chain.numbers) < blocks:
             self._contents.extend(chain, known_tokens(request.tokens, blocks * self.page_size))
             self.pool.reach(self._contents.top)
-        return chain.numbers[:blocks]
+        return chain.numbers
 
     def forget(self, request: Request) -> None:
         """A request ended: nobody will ask what its blocks hold."""
-        chain = self._chains.pop(request, None)
-        if chain is not None:
-            self._contents.drop(chain)
+        if request.found is not None:
+            self._contents.drop(request.found)
+            request.found = None
 
     # -- holding ------------------------------------------------------------------------------
 
@@ -176,24 +178,24 @@ class BlockMemory:
 
     # -- decode rounds ------------------------------------------------------------------------
 
-    def extend_round(self, rows: DecodeRows, *, known_ahead: int) -> None:
-        """Allocate for a decode round just planned, and register the blocks it completes.
+    def extend_round(self, running: RunningBatch, *, known_ahead: int) -> None:
+        """Allocate for the next decode round, and register the blocks it completes.
 
         Args:
-            rows: the round.
+            running: who decodes in it; it is planned next.
             known_ahead: 1 if the token computed in this round is known on the host when it is
                 planned, so that the block it fills can be registered; 0 if it is still in flight.
         """
-        self._go_through(rows.cohort, rows.round, 1, known_ahead)
+        if known_ahead or running.pages_needed():  # else nobody comes to a border
+            self._go_through(running, 1, known_ahead)
 
     def repeat_rounds(
-        self, cohort: Cohort, first: int, rounds: int, *, known_ahead: int
+        self, running: RunningBatch, rounds: int, *, known_ahead: int
     ) -> Callable[[], Int64Array]:
         """As many rounds as `extend_round` would take, at once.
 
         Args:
-            cohort: the members.
-            first: number of the first round.
+            running: who decodes in them; they are planned next.
             rounds: how many.
             known_ahead: as for `extend_round`.
 
@@ -204,7 +206,7 @@ class BlockMemory:
         pool, size = self.pool, self.page_size
         unfindable, reusable = pool.free - pool.reusable, pool.reusable
         used, evicted_before = pool.findable - pool.reusable, pool.evicted
-        starts, lost, full, entered = self._go_through(cohort, first, rounds, known_ahead)
+        starts, lost, full, entered = self._go_through(running, rounds, known_ahead)
 
         def gauges() -> Int64Array:
             taken = starts.by_round(np.arange(starts.total)).cumsum()
@@ -222,55 +224,46 @@ class BlockMemory:
         return gauges
 
     def _go_through(
-        self, cohort: Cohort, first: int, rounds: int, known_ahead: int
-    ) -> tuple[Crossings, BoolArray, Crossings, list[int]]:
+        self, running: RunningBatch, rounds: int, known_ahead: int
+    ) -> tuple[Crossings, Int64Array, Crossings, list[int]]:
         """Give out and enter the blocks of many rounds.
 
         All are given out before any is entered. That makes no difference: what is given out was free
         before, what is entered was not.
 
         Returns:
-            where members started a block, and at which of these times it could still have been found;
+            where members started a block, and what it could still have been found by each time;
             where they filled one, and at which of these times it was entered.
         """
-        if self._borders is None or self._borders[0] is not cohort:
-            self._borders = cohort, Borders(cohort.offsets, self.page_size)
-        borders = self._borders[1]
-        # a round writes a token at the place that the round before has reached
-        starts = full = borders.crossings(first - 1, rounds)
+        starts = full = running.crossings(rounds)
         if known_ahead:
-            full = borders.crossings(first - 1 + known_ahead, rounds)
-        lost = _NEVER
+            full = running.crossings(rounds, ahead=known_ahead)
+        lost = _NONE
         if starts.total:
-            lost = self._take_at(starts, cohort.requests)
+            lost = self._take_at(starts)
         entered: list[int] = []
         if full.total and self.pool.caching:
-            last = first - 1 + known_ahead + rounds - 1
-            entered = self._enter_at(full, cohort.requests, borders.offsets, last)
+            entered = self._enter_at(full, running.planned + rounds - 1 + known_ahead)
         return starts, lost, full, entered
 
-    def _take_at(self, starts: Crossings, requests: Sequence[Request]) -> BoolArray:
-        """Give a block at each crossing; returns which of them could still have been found."""
+    def _take_at(self, starts: Crossings) -> Int64Array:
+        """Give a block at each crossing; returns what each could still have been found by, or 0."""
         taken, lost = self.pool.take(starts.total)
         members = len(starts.members)
         if starts.total == members:
-            for member, block in zip(starts.members, taken.tolist(), strict=True):
-                requests[member].blocks.append(block)
+            for request, block in zip(starts.members, taken.tolist(), strict=True):
+                request.blocks.append(block)
         else:
-            for i, member in enumerate(starts.members):
-                requests[member].blocks.extend(taken[i::members].tolist())
+            for i, request in enumerate(starts.members):
+                request.blocks.extend(taken[i::members].tolist())
         return lost
 
-    def _enter_at(
-        self, full: Crossings, requests: Sequence[Request], offsets: Sequence[int], last: int
-    ) -> list[int]:
+    def _enter_at(self, full: Crossings, until_round: int) -> list[int]:
         """Let the block that each crossing fills be found.
 
         Args:
             full: the crossings.
-            requests: the members.
-            offsets: their tokens that are known after a round, less its number.
-            last: number of the last round.
+            until_round: number of the first round whose token is not known.
 
         Returns:
             the crossings at which a block was entered. Not where the member had entered it ahead of
@@ -279,24 +272,25 @@ class BlockMemory:
         blocks, contents = array("q"), array("q")
         entered: list[int] = []
         members, size = len(full.members), self.page_size
-        for i, member in enumerate(full.members):
-            request = requests[member]
-            first, until = request.registered, (offsets[member] + last) // size
-            request.registered = until
-            numbers = self.contents(request, until)
-            if members == full.total and until == first + 1:
+        once = members == full.total
+        for i, request in enumerate(full.members):
+            first = request.registered
+            known = request._kv_len + until_round - request._joined  # a token a round
+            request.registered = until = known // size
+            numbers = self._numbers(request, until)
+            if once and until == first + 1:
                 blocks.append(request.blocks[first])
                 contents.append(numbers[first])
                 entered.append(i)
                 continue
             blocks.extend(request.blocks[first:until])
-            contents.frombytes(numbers[first:].tobytes())
+            contents.frombytes(numbers[first:until].tobytes())
             crossings = range(i, full.total, members)
             assert until - first <= len(crossings), f"{request}: a full block was not entered"
             entered += crossings[len(crossings) - (until - first) :]
         if entered:
             every = np.array(blocks), np.array(contents)
-            if members < full.total:
+            if not once:
                 order = np.array(entered).argsort()
                 every = every[0][order], every[1][order]
             self.pool.enter(*every)
@@ -322,4 +316,3 @@ class BlockMemory:
 
 
 _NONE: Int64Array = np.zeros(0, dtype=np.int64)
-_NEVER: BoolArray = np.zeros(0, dtype=np.bool_)

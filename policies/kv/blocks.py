@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Int64Array = npt.NDArray[np.int64]
-    BoolArray = npt.NDArray[np.bool_]
 
 
 class BlockPool:
@@ -53,7 +52,7 @@ class BlockPool:
     @property
     def free(self) -> int:
         """Blocks nobody refers to."""
-        return len(self._free)
+        return self._free.length
 
     @property
     def found(self) -> Int64Array:
@@ -91,38 +90,41 @@ class BlockPool:
 
     def unreferenced(self, blocks: Int64Array) -> int:
         """How many of the blocks stand in the free queue."""
+        if not len(blocks):
+            return 0
         return len(blocks) - int(np.count_nonzero(self._references[blocks]))
 
     def touch(self, blocks: Int64Array) -> None:
         """Refer to blocks that were found; they leave the free queue."""
+        if not len(blocks):
+            return
         before = self._references[blocks]
         idle = blocks[np.logical_not(before)]
         self._references[blocks] = before + 1
         self._free.remove(idle)
         self.reusable -= len(idle)
 
-    def take(self, count: int) -> tuple[Int64Array, BoolArray]:
+    def take(self, count: int) -> tuple[Int64Array, Int64Array]:
         """Hand out blocks from the head of the free queue; they can no longer be found.
 
         Returns:
-            the blocks, and which of them could still have been found.
+            the blocks, and what each could still have been found by, 0 for nothing.
 
         Raises:
             IndexError: where fewer are free.
         """
         taken = self._free.pop(count)
         self._references[taken] = 1
-        contents = self._contents[taken]
-        lost = contents.astype(np.bool_)
+        lost = self._contents[taken]
         losses = int(np.count_nonzero(lost))
         if losses:
             self.reusable -= losses
             self.evicted += losses
             self._contents[taken] = 0
             if losses == count:
-                self._lose(taken, contents)
+                self._lose(taken, lost)
             else:
-                self._lose(taken[lost], contents[lost])
+                self._lose(taken[lost != 0], lost[lost != 0])
         return taken, lost
 
     def enter(self, blocks: Int64Array, contents: Int64Array) -> None:
@@ -171,16 +173,14 @@ class BlockPool:
         blocks = blocks[::-1]
         left = self._references[blocks] - 1
         self._references[blocks] = left
-        freed = blocks[np.logical_not(left)]
-        findable = self._contents[freed].astype(np.bool_)
-        kept = freed[findable]
-        if self.unhashed_first:
-            if len(kept) < len(freed):
-                self._free.push_front(freed[np.logical_not(findable)])
-            self._free.append(kept)
-        else:
-            self._free.append(freed)
-        self.reusable += len(kept)
+        freed = blocks[left == 0] if np.count_nonzero(left) else blocks
+        findable = self._contents[freed] != 0
+        kept = int(np.count_nonzero(findable))
+        self.reusable += kept
+        if self.unhashed_first and kept < len(freed):
+            self._free.push_front(freed[~findable])
+            freed = freed[findable]
+        self._free.append(freed)
 
     def check(self, held: Iterable[Iterable[int]]) -> None:
         """Raise AssertionError if references do not match the holders, or a block is lost."""
@@ -191,7 +191,7 @@ class BlockPool:
         assert (references == self._references).all(), "references do not match the holders"
         free = np.flatnonzero(references[1:] == 0) + 1
         queue = self._free.blocks()
-        assert len(queue) == len(self._free), "the free queue has lost count"
+        assert len(queue) == self._free.length, "the free queue has lost count"
         assert np.array_equal(np.sort(queue), free), "the free queue is not what nobody refers to"
         assert self.reusable == np.count_nonzero(self._contents[free])
         assert self.findable == np.count_nonzero(self._contents)

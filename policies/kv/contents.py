@@ -211,7 +211,7 @@ class Contents:
 
     def _cut(self, run: Run, findable: npt.NDArray[np.integer]) -> None:
         """Take back what of an end of the tree nobody asks for."""
-        asked = np.flatnonzero(findable[run.numbers])
+        asked = findable[run.numbers].nonzero()[0]
         keep = int(asked[-1]) + 1 if len(asked) else 0
         if keep < len(run.numbers):
             self._spare.append(run.numbers[keep:])

@@ -26,17 +26,17 @@ class FreeQueue:
 
     Args:
         blocks: how many there are.
+
+    Attributes:
+        length: how many are in the queue.
     """
 
     def __init__(self, blocks: int) -> None:
         self._row = np.zeros(4 * blocks + 64, dtype=np.int64)
         self._place = np.zeros(blocks + 1, dtype=np.int64)  # of each block that is in the queue
         self._head = self._tail = len(self._row) // 2
-        self._length = 0
+        self.length = 0
         self.append(np.arange(1, blocks + 1, dtype=np.int64))
-
-    def __len__(self) -> int:
-        return self._length
 
     def blocks(self) -> Int64Array:
         """All blocks from the head: int64, shape (len,)."""
@@ -50,11 +50,12 @@ class FreeQueue:
         Raises:
             IndexError: where there are fewer.
         """
-        if count > self._length:
-            raise IndexError(f"{count} blocks asked for, {self._length} are free")
+        if count > self.length:
+            raise IndexError(f"{count} blocks asked for, {self.length} are free")
         stop = self._head + count
         taken = self._row[self._head : stop].copy()
-        if np.count_nonzero(taken) < count:  # look further, past the holes
+        if self._tail - self._head > self.length and np.count_nonzero(taken) < count:
+            # look further, past the holes
             ahead = count
             taken = taken[:0]
             while len(taken) < count:
@@ -63,7 +64,7 @@ class FreeQueue:
                 taken = row[row != _HOLE][:count]
             stop = int(self._place[taken[-1]]) + 1
         self._head = stop
-        self._length -= count
+        self.length -= count
         return taken
 
     def append(self, blocks: Int64Array) -> None:
@@ -75,7 +76,7 @@ class FreeQueue:
         self._row[self._tail : stop] = blocks
         self._place[blocks] = np.arange(self._tail, stop)
         self._tail = stop
-        self._length += count
+        self.length += count
 
     def push_front(self, blocks: Int64Array) -> None:
         """Put blocks before the head, the first one first."""
@@ -86,12 +87,12 @@ class FreeQueue:
         self._row[start : self._head] = blocks
         self._place[blocks] = np.arange(start, self._head)
         self._head = start
-        self._length += count
+        self.length += count
 
     def remove(self, blocks: Int64Array) -> None:
         """Let blocks leave, wherever they stand."""
         self._row[self._place[blocks]] = _HOLE
-        self._length -= len(blocks)
+        self.length -= len(blocks)
 
     def _move_to_the_middle(self) -> None:
         """Close the holes, and leave room at both ends for as many blocks as there are."""

@@ -39,6 +39,8 @@ class LongestPrefixMatch(QueueOrder):
         if not self.looks_at_cache(waiting):
             return waiting if isinstance(waiting, list) else list(waiting)
         matches = [view.match(request) for request in waiting]
+        if len(waiting) < 2:
+            return list(waiting)
         last = held_back(waiting, matches, **self.in_batch)
         gain = {
             request: -inf if request in last else min(match.length, request.seq_len - 1)

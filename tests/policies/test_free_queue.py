@@ -55,7 +55,7 @@ class QueueMachine(RuleBasedStateMachine):
     def they_agree(self) -> None:
         if hasattr(self, "queue"):
             assert self.queue.blocks().tolist() == self.plain
-            assert len(self.queue) == len(self.plain)
+            assert self.queue.length == len(self.plain)
 
 
 TestTheQueueIsAList: Any = QueueMachine.TestCase

@@ -1,4 +1,4 @@
-"""Who crosses the border of a block, and when: counted at once, and round by round."""
+"""Who crosses the border of a page, and when: counted at once, and round by round."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.kv.rounds import Borders
+from policies import Request, TokenLog
+from policies.running import RunningBatch
 
 
 @given(
-    st.lists(st.integers(-30, 60), min_size=1, max_size=9),
+    st.lists(st.integers(1, 60), min_size=1, max_size=9),
     st.integers(1, 9),
     st.integers(0, 40),
-    st.integers(0, 40),
+    st.integers(1, 40),
+    st.integers(0, 1),
 )
 def test_crossings_are_those_that_walking_meets(
-    offsets: list[int], size: int, first: int, rounds: int
+    prompts: list[int], size: int, before: int, rounds: int, ahead: int
 ) -> None:
+    running = RunningBatch(size)
+    members = [Request(f"r{i}", TokenLog([1] * n), 1000) for i, n in enumerate(prompts)]
+    for request, prompt in zip(members, prompts, strict=True):
+        request._kv_len = prompt
+    running.join(members)
+    running.repeat(before)
     walked = [
-        (i, member)
+        (i, request)
         for i in range(rounds)
-        for member, offset in enumerate(offsets)
-        if (offset + first + i) % size == 0
+        for request, prompt in zip(members, prompts, strict=True)
+        if (prompt + before + i + ahead) % size == 0
     ]
-    found = Borders(np.array(offsets, dtype=np.int64), size).crossings(first, rounds)
+    found = running.crossings(rounds, ahead=ahead)
     assert found.total == len(walked)
     stride = len(found.members)
     assert [found.members[i % stride] for i in range(found.total)] == [m for _, m in walked]
