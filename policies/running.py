@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import heapq
 from functools import partial
-from itertools import count
+from itertools import accumulate, count
+from operator import sub
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from policies.batch import Cohort, DecodeRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    import numpy.typing as npt
 
     from policies.batch import Batch
     from policies.request import Request
@@ -258,12 +255,12 @@ class RunningBatch:
         self.planned += rounds
         self.committed += rounds
 
-    def pages_ahead(self) -> Callable[[int], npt.NDArray[np.int64]]:
-        """Makes, for so many next rounds, the pages that members need up to each, it included: int64.
+    def free_ahead(self, free: int) -> Callable[[int], Sequence[int]]:
+        """Makes, for so many next rounds, what each leaves of so many free tokens; below 0, it lacks.
 
         It answers as of now, whatever happens to the batch meanwhile.
         """
-        return partial(_pages_upto, self._phases.copy(), 1 - self.planned)
+        return partial(_free_after, free, self._page_size, self._phases.copy(), 1 - self.planned)
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""
@@ -304,9 +301,13 @@ def _offset(request: Request) -> int:
     return request._kv_len + 1 - request._joined
 
 
-def _pages_upto(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
-    """See `RunningBatch.pages_ahead`; `place` is that of the first round's phase."""
-    if len(phases) == 1:  # every member, every round
-        return phases[0] * np.arange(1, rounds + 1)
-    places = (place - np.arange(rounds)) % len(phases)
-    return np.array(phases, dtype=np.int64)[places].cumsum()
+def _free_after(
+    free: int, page_size: int, phases: list[int], place: int, rounds: int
+) -> Sequence[int]:
+    """See `RunningBatch.free_ahead`; `place` is that of the first round's phase."""
+    first = place % page_size
+    taken = [page_size * pages for pages in phases[first::-1] + phases[:first:-1]]
+    if page_size == 1:  # every member, every round
+        return range(free - taken[0], free - taken[0] * rounds - 1, -taken[0])
+    cycles = rounds // page_size + 1
+    return list(accumulate((taken * cycles)[:rounds], sub, initial=free))[1:]

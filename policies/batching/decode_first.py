@@ -11,6 +11,8 @@ batch. Only where blocks or budget run out are running requests gone through one
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import neg
 from typing import TYPE_CHECKING, Literal
 
 from policies.admission.adapters import AdapterSlots
@@ -327,8 +329,8 @@ class DecodeFirst(Batching):
         free = self.kv.pool.free
         if s.running.pages_within(at_most) <= free:
             return at_most
-        fits = s.running.pages_ahead()(min(at_most, 65_536)) <= free  # that takes memory
-        return len(fits) if fits.all() else int(fits.argmin())
+        left = s.running.free_ahead(free * self.kv.page_size)(min(at_most, 65_536))  # takes memory
+        return bisect_right(left, 0, key=neg)  # it falls from round to round
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""
@@ -344,7 +346,7 @@ class DecodeFirst(Batching):
         first = rows.round - rounds + 1
         gauges = self.kv.repeat_rounds(rows.cohort, first, rounds, known_ahead=ahead)
         s.running.repeat(rounds)
-        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges()))
+        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges().tolist()))
 
     # -- results ------------------------------------------------------------------------------
 

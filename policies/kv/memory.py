@@ -11,6 +11,8 @@ It does not decide anything: who gives memory up, and when, is a strategy's choi
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import neg
 from typing import TYPE_CHECKING
 
 from policies.cache.base import NO_MATCH
@@ -163,9 +165,8 @@ class KVMemory:
         if not cycles:
             return 0
         rounds = min(at_most, (cycles + 1) * size)
-        taken = running.pages_ahead()(rounds)
-        fits = tokens - taken[:-1] * size >= members * size  # of the second round and on
-        return rounds if fits.all() else 1 + int(fits.argmin())
+        left = running.free_ahead(tokens)(rounds - 1)
+        return 1 + bisect_right(left, -members * size, key=neg)  # it falls from round to round
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""
