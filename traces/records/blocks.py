@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    #: A column of blocks: an array as long as they are together; of an enumeration, the one value
-    #: that all these rows have.
-    Cells = npt.NDArray[Any] | str
+    #: A column of blocks: an array as long as they are together, or the one value that all these
+    #: rows have, as an enumeration's must be.
+    Cells = npt.NDArray[Any] | int | str
 
 
 class Block(Protocol):
@@ -36,27 +36,30 @@ class Block(Protocol):
 
 
 class Places(NamedTuple):
-    """Which of a table's rows were given one by one, and which in blocks; indices, in order."""
+    """Which of a table's rows were given one by one, and which in blocks.
+
+    Attributes:
+        single: intp, their indices, as they are few.
+        in_blocks: bool, shape (rows,), as they stand together.
+    """
 
     single: npt.NDArray[np.intp]
-    in_blocks: npt.NDArray[np.intp]
+    in_blocks: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...] | Block]) -> Places:
         """The places of rows and blocks in the order in which they were given."""
-        is_block = np.fromiter((not isinstance(row, tuple) for row in rows), bool, len(rows))
-        counts = np.ones(len(rows), dtype=np.int64)
-        counts[is_block] = [len(row) for row in rows if not isinstance(row, tuple)]
+        is_block = [not isinstance(row, tuple) for row in rows]
+        counts = [len(row) if in_block else 1 for row, in_block in zip(rows, is_block, strict=True)]
         within = np.repeat(is_block, counts)
-        return cls(np.flatnonzero(~within), np.flatnonzero(within))
+        return cls(np.flatnonzero(~within), within)
 
     def together(self, ones: npt.NDArray[Any], many: npt.NDArray[Any] | int) -> npt.NDArray[Any]:
         """One column, of the type of `ones`, from the cells of single rows and those of blocks."""
         import pyarrow as pa
 
         # Arrow keeps what it was given by the system; numpy would be given new pages each time.
-        size = (len(self.single) + len(self.in_blocks)) * ones.itemsize
-        column = np.frombuffer(pa.allocate_buffer(size), ones.dtype)
+        column = np.frombuffer(pa.allocate_buffer(len(self.in_blocks) * ones.itemsize), ones.dtype)
         column[self.in_blocks] = many
         column[self.single] = ones
         return column

@@ -88,7 +88,7 @@ def _array(
             # numpy reads a tuple of numbers faster than Arrow does; it refuses None as well.
             numbers = np.fromiter(cells, column.kind, len(cells))
             if places is not None:
-                assert isinstance(of_blocks, np.ndarray)
+                assert of_blocks is not None and not isinstance(of_blocks, str)
                 numbers = places.together(numbers, of_blocks)
             return pa.array(numbers)
         assert places is None, f"{where}: blocks have no {column.kind}"
