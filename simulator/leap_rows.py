@@ -7,14 +7,15 @@ are made when a table is flushed, those of all leaps since then at once.
 
 from __future__ import annotations
 
-from itertools import chain
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from itertools import chain, compress
+from operator import attrgetter, not_
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from policies.batch import Mode
 from policies.scheduler import Gauges
+from traces.records.blocks import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,24 +92,24 @@ class LeapRows:
         of_host, begun_at, on_device, commits, firsts, lasts, members_of, kv_of = zip(
             *map(_written, stretches), strict=True
         )
-        rounds = _ints(list(map(len, commits)))
+        rounds = numbers(list(map(len, commits))).copy()
         last = np.cumsum(rounds) - 1
         first = last - rounds + 1
-        hosts = _ints(list(chain.from_iterable(of_host))).reshape(len(stretches), -1)
+        hosts = numbers(list(chain.from_iterable(of_host))).reshape(len(stretches), -1)
         receive, schedule, prepare, launch, collect, commit, to_launch, _ = hosts.T
         # of each round
         device = np.concatenate(on_device)
         commit_at = np.concatenate(commits)
         begun = np.roll(commit_at, 1)
-        begun[first] = _ints(begun_at)
+        begun[first] = numbers(begun_at)
         collect_host, commit_host = np.repeat(collect, rounds), np.repeat(commit, rounds)
-        firsts_host = _ints(list(chain.from_iterable(firsts)))
+        firsts_host = numbers(list(chain.from_iterable(firsts)))
         collect_host[first], commit_host[first] = firsts_host[::2], firsts_host[1::2]
-        commit_host[last] += _ints(lasts)
+        commit_host[last] += numbers(lasts)
         launch_at = begun + np.repeat(to_launch, rounds)
         start = commit_at - collect_host - commit_host
         # of each step that is committed
-        lengths = _ints(list(map(len, blocks)))
+        lengths = numbers(list(map(len, blocks)))
         if not blocks[0]._overlapped:
             start -= device
             kept: Any = slice(None)
@@ -122,19 +123,19 @@ class LeapRows:
             rounds[ends] -= 1
         within = np.arange(rounds.sum()) - np.repeat(np.cumsum(rounds) - rounds, rounds)
         ordinal = np.arange(rounds.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        requests = np.repeat(_ints(members_of), rounds)
-        kv_tokens = np.repeat(_ints(kv_of), rounds) + requests * within
+        requests = np.repeat(numbers(members_of), rounds)
+        kv_tokens = np.repeat(numbers(kv_of), rounds) + requests * within
         # as the scheduler says
         counts, *states = zip(*[part for block in blocks for part in block._states], strict=True)
         ratios, free, evictable, protected, evicted = (
-            _of_rounds(values, counts, np.int64 if i else np.float64)
+            _of_rounds(values, counts, "int64" if i else "float64")
             for i, values in enumerate(states)
         )
         opens = np.cumsum(lengths + blocks[0]._overlapped) - lengths - blocks[0]._overlapped
         newly = np.diff(evicted, prepend=0)
-        newly[opens] = evicted[opens] - _ints([block._evicted for block in blocks])
+        newly[opens] = evicted[opens] - numbers([block._evicted for block in blocks])
         return [
-            np.repeat(_ints([block._iteration for block in blocks]), lengths) + ordinal,
+            np.repeat(numbers([block._iteration for block in blocks]), lengths) + ordinal,
             Mode.DECODE.value,
             launch_at[kept],
             start[kept],
@@ -145,14 +146,10 @@ class LeapRows:
             commit_host[kept],
             *(0, 0, 0, requests, kv_tokens, kv_tokens),
             ratios[kept],
-            np.repeat(_ints([block._waiting for block in blocks]), lengths),
-            requests + np.repeat(_ints([block._aside for block in blocks]), lengths),
+            np.repeat(numbers([block._waiting for block in blocks]), lengths),
+            requests + np.repeat(numbers([block._aside for block in blocks]), lengths),
             *(column[kept] for column in (free, evictable, protected, newly)),
         ]
-
-
-def _ints(values: Sequence[int]) -> Int64Array:
-    return np.fromiter(values, np.int64, len(values))
 
 
 def _at(values: Any, index: int) -> Any:
@@ -161,13 +158,13 @@ def _at(values: Any, index: int) -> Any:
 
 
 def _of_rounds(
-    values: Sequence[Any], rounds: Sequence[int], dtype: type[np.generic]
+    values: Sequence[Any], rounds: Sequence[int], kind: Literal["int64", "float64"]
 ) -> npt.NDArray[Any]:
     """One field of `RoundStates`, of all rounds; each value is of so many of them."""
-    if set(map(type, values)) <= set(_ONE):
-        return np.repeat(np.fromiter(values, dtype, len(values)), rounds)
-    spread = [
-        [value] * count if isinstance(value, _ONE) else value
-        for value, count in zip(values, rounds, strict=True)
-    ]
-    return np.fromiter(chain.from_iterable(spread), dtype, sum(rounds))
+    steady = [isinstance(value, _ONE) for value in values]
+    starts = [value if one else 0 for value, one in zip(values, steady, strict=True)]
+    column = np.repeat(numbers(starts, kind), rounds)
+    if not all(steady):
+        each = list(chain.from_iterable(compress(values, map(not_, steady))))
+        column[np.repeat(np.logical_not(steady), rounds)] = numbers(each, kind)
+    return column
