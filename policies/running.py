@@ -11,9 +11,10 @@ Rounds are planned ahead of being committed by as many steps as are in flight.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from functools import partial
 from itertools import accumulate, count
-from operator import sub
+from operator import neg, sub
 from typing import TYPE_CHECKING
 
 from policies.batch import Cohort, DecodeRows
@@ -261,6 +262,11 @@ class RunningBatch:
         It answers as of now, whatever happens to the batch meanwhile.
         """
         return partial(_free_after, free, self._page_size, self._phases.copy(), 1 - self.planned)
+
+    def rounds_leaving(self, least: int, free: int, at_most: int) -> int:
+        """Of so many next rounds, those that leave at least so many of the free tokens."""
+        left = self.free_ahead(free)(at_most)
+        return bisect_right(left, -least, key=neg)  # it falls from round to round
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""

@@ -11,8 +11,6 @@ batch. Only where blocks or budget run out are running requests gone through one
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from operator import neg
 from typing import TYPE_CHECKING, Literal
 
 from policies.admission.adapters import AdapterSlots
@@ -329,8 +327,8 @@ class DecodeFirst(Batching):
         free = self.kv.pool.free
         if s.running.pages_within(at_most) <= free:
             return at_most
-        left = s.running.free_ahead(free * self.kv.page_size)(min(at_most, 65_536))  # takes memory
-        return bisect_right(left, 0, key=neg)  # it falls from round to round
+        most = min(at_most, 65_536)  # that takes memory
+        return s.running.rounds_leaving(0, free * self.kv.page_size, most)
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""

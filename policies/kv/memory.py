@@ -11,8 +11,6 @@ It does not decide anything: who gives memory up, and when, is a strategy's choi
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from operator import neg
 from typing import TYPE_CHECKING
 
 from policies.cache.base import NO_MATCH
@@ -165,8 +163,7 @@ class KVMemory:
         if not cycles:
             return 0
         rounds = min(at_most, (cycles + 1) * size)
-        left = running.free_ahead(tokens)(rounds - 1)
-        return 1 + bisect_right(left, -members * size, key=neg)  # it falls from round to round
+        return 1 + running.rounds_leaving(members * size, tokens, rounds - 1)
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""
