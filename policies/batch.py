@@ -205,15 +205,15 @@ class Inbox:
 class RoundStates(NamedTuple):
     """The scheduler's state as each of many launches left it.
 
-    Each is an array of shape (rounds,), or one value where it stays the same: a single value of
-    `evicted_tokens` means that only the first launch evicted, if any did. Token counts are int64.
+    Each is a value for each round, or one where it stays the same: a single value of
+    `evicted_tokens` means that only the first launch evicted, if any did.
     """
 
-    new_token_ratio: npt.NDArray[np.float64] | float
-    free_tokens: Int64Array | int
-    evictable_tokens: Int64Array | int
-    protected_tokens: Int64Array | int
-    evicted_tokens: Int64Array | int  # in all, up to each launch
+    new_token_ratio: Sequence[float] | float
+    free_tokens: Sequence[int] | int
+    evictable_tokens: Sequence[int] | int
+    protected_tokens: Sequence[int] | int
+    evicted_tokens: Sequence[int] | int  # in all, up to each launch
 
 
 class Repetition(NamedTuple):

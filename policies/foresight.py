@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from policies.batch import Mode, Repetition, RoundStates
 from policies.effects import Repeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
-
-    from policies.batch import Batch, Int64Array
+    from policies.batch import Batch
     from policies.batching.base import Batching
     from policies.effects import Repeated
     from policies.scheduler import Scheduler
@@ -119,9 +115,7 @@ def states_of(
     rounds: int,
     falling: Sequence[float],
     ratio: float,
-    pages: Callable[[int], Int64Array],
-    free: int,
-    page_size: int,
+    free: Callable[[int], Sequence[int]],
     cached: tuple[int, int, int],
 ) -> RoundStates:
     """The states that rounds of decode leave where nothing is evicted.
@@ -130,13 +124,10 @@ def states_of(
         rounds: how many.
         falling: the new-token ratio after each of the first ones.
         ratio: it after the others.
-        pages: makes the pages taken up to each of so many rounds.
-        free: free tokens before.
-        page_size: tokens a page.
+        free: makes the tokens that each of so many rounds leaves free.
         cached: evictable, protected and evicted tokens, throughout.
     """
-    ratios: npt.NDArray[np.float64] | float = ratio
+    ratios: Sequence[float] | float = ratio
     if falling:
-        ratios = np.full(rounds, ratio)
-        ratios[: len(falling)] = falling
-    return RoundStates(ratios, free - pages(rounds) * page_size, *cached)
+        ratios = [*falling, *[ratio] * (rounds - len(falling))]
+    return RoundStates(ratios, free(rounds), *cached)

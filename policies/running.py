@@ -11,19 +11,17 @@ Rounds are planned ahead of being committed by as many steps as are in flight.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from functools import partial
-from itertools import count
+from itertools import accumulate, count
+from operator import neg, sub
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from policies.batch import Cohort, DecodeRows
 from policies.kv.rounds import Crossings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    import numpy.typing as npt
 
     from policies.batch import Batch
     from policies.request import Request
@@ -288,12 +286,18 @@ class RunningBatch:
         """
         return Crossings(self._in_turn(ahead), rounds)
 
-    def pages_ahead(self) -> Callable[[int], npt.NDArray[np.int64]]:
-        """Makes, for so many next rounds, the pages that members need up to each, it included: int64.
+    def free_ahead(self, free: int) -> Callable[[int], Sequence[int]]:
+        """Makes, for so many next rounds, what each leaves of so many free tokens; below 0, it lacks.
 
         It answers as of now, whatever happens to the batch meanwhile.
         """
-        return partial(_pages_upto, list(map(len, self._phases)), 1 - self.planned)
+        size = self._page_size
+        return partial(_free_after, free, [size * len(members) for members in self._in_turn()])
+
+    def rounds_leaving(self, least: int, free: int, at_most: int) -> int:
+        """Of so many next rounds, those that leave at least so many of the free tokens."""
+        left = self.free_ahead(free)(at_most)
+        return bisect_right(left, -least, key=neg)  # it falls from round to round
 
     def pages_within(self, rounds: int) -> int:
         """New pages that the next so many rounds need in all."""
@@ -330,9 +334,9 @@ def _offset(request: Request) -> int:
     return request._kv_len + 1 - request._joined
 
 
-def _pages_upto(phases: list[int], place: int, rounds: int) -> npt.NDArray[np.int64]:
-    """See `RunningBatch.pages_ahead`; `place` is that of the first round's phase."""
-    if len(phases) == 1:  # every member, every round
-        return phases[0] * np.arange(1, rounds + 1)
-    places = (place - np.arange(rounds)) % len(phases)
-    return np.array(phases, dtype=np.int64)[places].cumsum()
+def _free_after(free: int, taken: list[int], rounds: int) -> Sequence[int]:
+    """See `RunningBatch.free_ahead`; `taken` are the tokens of each round, until it begins anew."""
+    if len(taken) == 1:  # every member, every round
+        return range(free - taken[0], free - taken[0] * rounds - 1, -taken[0])
+    cycles = rounds // len(taken) + 1
+    return list(accumulate((taken * cycles)[:rounds], sub, initial=free))[1:]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
     import numpy.typing as npt
 
     from policies.batch import Batch, StepResult
@@ -69,7 +70,7 @@ class SerialDevice:
     def catch_up(self, free_at_ns: int, work_ns: Iterable[npt.NDArray[np.int64]]) -> None:
         """Account for work that was planned elsewhere: until when, and how much of it."""
         self.free_at_ns = free_at_ns
-        self.busy_ns += sum([int(work.sum()) for work in work_ns])
+        self.busy_ns += sum([int(np.add.reduce(work)) for work in work_ns])
 
     def submit(self, now_ns: int, duration_ns: int) -> tuple[int, int]:
         """Queue work; returns when it starts and ends, in nanoseconds."""

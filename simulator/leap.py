@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from policies.batch import DecodeRows
-    from policies.scheduler import Gauges
     from simulator.device import Ticket
     from simulator.host import HostRound
 
@@ -33,7 +32,8 @@ class Stretch:
     """Rounds that launch steps of the same requests; times in nanoseconds.
 
     Attributes:
-        rows: of the step before the first.
+        requests: that decode.
+        kv_tokens: sum of their KV lengths in the first step.
         host: what the host spends on each round, but for the commits that end requests.
         begun: when the first round began.
         device: how long the device takes for each round's step: int64, shape (rounds,).
@@ -54,14 +54,16 @@ class Stretch:
         "end_ns",
         "first",
         "host",
+        "kv_tokens",
         "last_ns",
-        "rows",
+        "requests",
         "step_ns",
     )
 
     def __init__(
         self,
-        rows: DecodeRows,
+        requests: int,
+        kv_tokens: int,
         host: HostRound,
         begun: int,
         device: Int64Array,
@@ -70,7 +72,8 @@ class Stretch:
         *,
         overlapped: bool,
     ) -> None:
-        self.rows = rows
+        self.requests = requests
+        self.kv_tokens = kv_tokens
         self.host = host
         self.begun = begun
         self.device = device
@@ -94,28 +97,36 @@ class Leap:
 
     Attributes:
         stretches: at least one; each begins when the one before has ended.
+        rows: those of the last stretch, in the step before its first.
         commit: when each round's commit was: int64, shape (rounds,).
         pending: the ticket in flight when the leap began; None under `serial`.
         ticket: the ticket of the last step, where it is still in flight.
         stops: indices of the rows of the last stretch that end by themselves with the last commit.
         aside: requests that run, but are not in the steps.
-        gauges: the scheduler's state as the leap began, where it is recorded.
+        waiting: requests in the waiting queue.
     """
 
-    __slots__ = ("aside", "commit", "gauges", "pending", "stops", "stretches", "ticket")
+    __slots__ = ("aside", "commit", "pending", "rows", "stops", "stretches", "ticket", "waiting")
 
     def __init__(
-        self, stretches: list[Stretch], pending: Ticket | None, stops: Sequence[int], aside: int
+        self,
+        stretches: list[Stretch],
+        rows: DecodeRows,
+        pending: Ticket | None,
+        stops: Sequence[int],
+        aside: int,
+        waiting: int,
     ) -> None:
         self.stretches = stretches
+        self.rows = rows
         self.commit = stretches[0].commit
         if len(stretches) > 1:
             self.commit = np.concatenate([stretch.commit for stretch in stretches])
         self.pending = pending
         self.stops = stops
         self.aside = aside
+        self.waiting = waiting
         self.ticket: Ticket | None = None
-        self.gauges: Gauges | None = None
 
     def __len__(self) -> int:
         return len(self.commit)

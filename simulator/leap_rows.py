@@ -7,43 +7,33 @@ are made when a table is flushed, those of all leaps since then at once.
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain, compress
+from operator import attrgetter, not_
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from policies.batch import Mode
+from policies.scheduler import Gauges
+from traces.records.blocks import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from policies.batch import Repetition, RoundStates
-    from policies.scheduler import Gauges
-    from simulator.host import HostRound
-    from simulator.leap import Leap, Stretch
+    from policies.batch import Repetition
+    from simulator.leap import Leap
+    from traces.records.blocks import Cells
 
     Int64Array = npt.NDArray[np.int64]
 
+_ONE = (int, float)  # of a value that many rounds share
 
-class _Numbers(NamedTuple):
-    """What is written of a `Stretch`; its attributes, and those of its rows."""
-
-    host: HostRound
-    begun: int
-    device: Int64Array
-    commit: Int64Array
-    first: tuple[int, int]
-    last_ns: int
-    requests: int
-    kv_tokens: int
-
-    @classmethod
-    def of(cls, stretch: Stretch) -> _Numbers:
-        rows, times = stretch.rows, (stretch.device, stretch.commit)
-        ends = stretch.first, stretch.last_ns
-        return cls(stretch.host, stretch.begun, *times, *ends, len(rows.requests), rows.kv_tokens)
+_written = attrgetter(
+    "host", "begun", "device", "commit", "first", "last_ns", "requests", "kv_tokens"
+)
+"""What is written of a `Stretch`."""
 
 
 class LeapRows:
@@ -68,80 +58,84 @@ class LeapRows:
         "_rounds",
         "_states",
         "_stretches",
+        "_waiting",
         "evicted_after",
         "gauges_after",
     )
 
     def __init__(self, leap: Leap, parts: Sequence[Repetition], evicted: int) -> None:
-        assert leap.gauges is not None
-        self._overlapped = leap.pending is not None
+        overlapped = self._overlapped = leap.pending is not None
         self._rounds = len(leap)
-        self._aside = leap.aside
-        self._stretches = [_Numbers.of(stretch) for stretch in leap.stretches]
+        self._aside, self._waiting = leap.aside, leap.waiting
+        self._stretches = leap.stretches
         self._iteration = parts[0].batch.iteration - parts[0].rounds + 1
-        self._states = [(part.rounds, part.states()) for part in parts]
-        self._evicted = evicted
-        ratio, *tokens = _last(self._states[-1][1])
-        running = len(leap.stretches[-1].rows.requests) + leap.aside
-        waiting = leap.gauges.waiting
-        self.gauges_after: Gauges = type(leap.gauges)(ratio, waiting, running, *map(int, tokens))
-        self.evicted_after = evicted
-        left = len(self)
-        for rounds, states in self._states:
-            gone, count = states.evicted_tokens, min(left, rounds)
-            left -= count
-            if count:
-                self.evicted_after = int(gone[count - 1] if isinstance(gone, np.ndarray) else gone)
+        self._states = [(part.rounds, *part.states()) for part in parts]
+        self._evicted = self.evicted_after = evicted
+        rounds, *last = self._states[-1]
+        ratio, free, evictable, protected, gone = [_at(state, -1) for state in last]
+        running = leap.stretches[-1].requests + leap.aside
+        self.gauges_after = Gauges(
+            ratio, leap.waiting, running, int(free), int(evictable), int(protected), int(gone)
+        )
+        if not overlapped or rounds > 1:  # the last launch has a row elsewhere
+            self.evicted_after = _at(last[-1], -1 - overlapped)
+        elif len(parts) > 1:
+            self.evicted_after = _at(self._states[-2][-1], -1)
 
     def __len__(self) -> int:
         return self._rounds - self._overlapped
 
     @staticmethod
-    def columns(blocks: Sequence[LeapRows]) -> list[npt.NDArray[Any] | str]:
+    def columns(blocks: Sequence[LeapRows]) -> list[Cells]:
         """See `Block.columns`. All leaps are of one run."""
         stretches = [stretch for block in blocks for stretch in block._stretches]
         of_host, begun_at, on_device, commits, firsts, lasts, members_of, kv_of = zip(
-            *stretches, strict=True
+            *map(_written, stretches), strict=True
         )
-        rounds = np.array(list(map(len, commits)))
+        rounds = numbers(list(map(len, commits))).copy()
         last = np.cumsum(rounds) - 1
         first = last - rounds + 1
-        hosts = np.fromiter(chain.from_iterable(of_host), np.int64).reshape(len(stretches), -1)
+        hosts = numbers(list(chain.from_iterable(of_host))).reshape(len(stretches), -1)
         receive, schedule, prepare, launch, collect, commit, to_launch, _ = hosts.T
         # of each round
         device = np.concatenate(on_device)
         commit_at = np.concatenate(commits)
         begun = np.roll(commit_at, 1)
-        begun[first] = begun_at
+        begun[first] = numbers(begun_at)
         collect_host, commit_host = np.repeat(collect, rounds), np.repeat(commit, rounds)
-        collect_host[first], commit_host[first] = zip(*firsts, strict=True)
-        commit_host[last] += lasts
+        firsts_host = numbers(list(chain.from_iterable(firsts)))
+        collect_host[first], commit_host[first] = firsts_host[::2], firsts_host[1::2]
+        commit_host[last] += numbers(lasts)
         launch_at = begun + np.repeat(to_launch, rounds)
         start = commit_at - collect_host - commit_host
         # of each step that is committed
-        lengths = np.array([len(block) for block in blocks])
+        lengths = numbers(list(map(len, blocks)))
         if not blocks[0]._overlapped:
             start -= device
             kept: Any = slice(None)
         else:  # a result is committed in the round after, that of a leap's last step after the leap
             ends = np.cumsum([len(block._stretches) for block in blocks]) - 1
-            kept = np.delete(np.arange(len(commit_at)), last[ends])
+            kept = np.ones(len(commit_at), dtype=bool)
+            kept[last[ends]] = False
             commit_at, collect_host, commit_host = (
                 np.roll(column, -1) for column in (commit_at, collect_host, commit_host)
             )
             rounds[ends] -= 1
         within = np.arange(rounds.sum()) - np.repeat(np.cumsum(rounds) - rounds, rounds)
         ordinal = np.arange(rounds.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        members = np.array(members_of)
-        requests = np.repeat(members, rounds)
-        kv_tokens = np.array(kv_of) + members
-        kv_tokens = np.repeat(kv_tokens, rounds) + requests * within
-        parts = [part for block in blocks for part in block._states]
-        counts = np.array([count for count, _ in parts])
-        ratios, free, evictable, protected, _ = zip(*(states for _, states in parts), strict=True)
-        none = np.zeros(len(requests), dtype=np.int64)
+        requests = np.repeat(numbers(members_of), rounds)
+        kv_tokens = np.repeat(numbers(kv_of), rounds) + requests * within
+        # as the scheduler says
+        counts, *states = zip(*[part for block in blocks for part in block._states], strict=True)
+        ratios, free, evictable, protected, evicted = (
+            _of_rounds(values, counts, "int64" if i else "float64")
+            for i, values in enumerate(states)
+        )
+        opens = np.cumsum(lengths + blocks[0]._overlapped) - lengths - blocks[0]._overlapped
+        newly = np.diff(evicted, prepend=0)
+        newly[opens] = evicted[opens] - numbers([block._evicted for block in blocks])
         return [
-            np.repeat(np.array([block._iteration for block in blocks]), lengths) + ordinal,
+            np.repeat(numbers([block._iteration for block in blocks]), lengths) + ordinal,
             Mode.DECODE.value,
             launch_at[kept],
             start[kept],
@@ -150,45 +144,27 @@ class LeapRows:
             *(np.repeat(phase, rounds) for phase in (receive, schedule, prepare, launch)),
             collect_host[kept],
             commit_host[kept],
-            *(none, none, none, requests, kv_tokens, kv_tokens),
-            _of_rounds(ratios, counts, np.float64)[kept],
-            np.repeat(np.array([block.gauges_after.waiting for block in blocks]), lengths),
-            requests + np.repeat(np.array([block._aside for block in blocks]), lengths),
-            *(_of_rounds(x, counts, np.int64)[kept] for x in (free, evictable, protected)),
-            _newly_evicted(blocks, len(device))[kept],
+            *(0, 0, 0, requests, kv_tokens, kv_tokens),
+            ratios[kept],
+            np.repeat(numbers([block._waiting for block in blocks]), lengths),
+            requests + np.repeat(numbers([block._aside for block in blocks]), lengths),
+            *(column[kept] for column in (free, evictable, protected, newly)),
         ]
 
 
-def _newly_evicted(blocks: Sequence[LeapRows], rounds: int) -> Int64Array:
-    """Tokens evicted by the launch of each round of these leaps: int64, shape (rounds,)."""
-    new = np.zeros(rounds, dtype=np.int64)
-    at = 0
-    for block in blocks:
-        before = block._evicted
-        for count, states in block._states:
-            gone = states.evicted_tokens
-            if isinstance(gone, np.ndarray):
-                new[at : at + count] = np.diff(gone, prepend=before)
-                before = int(gone[-1])
-            elif gone != before:
-                new[at], before = gone - before, gone
-            at += count
-    return new
-
-
-def _last(states: RoundStates) -> list[float]:
-    return [float(s[-1]) if isinstance(s, np.ndarray) else s for s in states]
+def _at(values: Any, index: int) -> Any:
+    """What a field of `RoundStates` is in one round."""
+    return values if isinstance(values, _ONE) else values[index]
 
 
 def _of_rounds(
-    values: Sequence[Any], rounds: Int64Array, dtype: type[np.generic]
+    values: Sequence[Any], rounds: Sequence[int], kind: Literal["int64", "float64"]
 ) -> npt.NDArray[Any]:
     """One field of `RoundStates`, of all rounds; each value is of so many of them."""
-    if np.ndarray not in set(map(type, values)):
-        return np.repeat(np.array(values, dtype), rounds)
-    changing = [isinstance(value, np.ndarray) for value in values]
-    steady = [0 if changes else value for value, changes in zip(values, changing, strict=True)]
-    column = np.repeat(np.array(steady, dtype), rounds)
-    each = [value for value, changes in zip(values, changing, strict=True) if changes]
-    column[np.repeat(changing, rounds)] = np.concatenate(each)
+    steady = [isinstance(value, _ONE) for value in values]
+    starts = [value if one else 0 for value, one in zip(values, steady, strict=True)]
+    column = np.repeat(numbers(starts, kind), rounds)
+    if not all(steady):
+        each = list(chain.from_iterable(compress(values, map(not_, steady))))
+        column[np.repeat(np.logical_not(steady), rounds)] = numbers(each, kind)
     return column

@@ -34,15 +34,17 @@ class _Course:
     """Where the rounds gone through so far have led, in nanoseconds.
 
     Attributes:
+        rows: of the last stretch, in the step before its first.
         begun: when the next round begins.
         step_ns: how long the device takes for the last step.
         pending_ns: when it ends, where it is in flight.
         first: what the host spends on the next round's collecting and commit, where that ends requests.
     """
 
-    __slots__ = ("begun", "first", "pending_ns", "step_ns")
+    __slots__ = ("begun", "first", "pending_ns", "rows", "step_ns")
 
-    def __init__(self, begun: int, last: Ticket) -> None:
+    def __init__(self, rows: DecodeRows, begun: int, last: Ticket) -> None:
+        self.rows = rows
         self.begun = begun
         self.step_ns = last.end_ns - last.start_ns
         self.pending_ns = last.end_ns
@@ -88,24 +90,23 @@ class Leaper:
             return None
         if until is not None and now + (WORTH_LEAPING - 1) * (last.end_ns - last.start_ns) >= until:
             return None
-        stretches = self._stretches(repeat, now, last, most, to_stop, until)
+        at = _Course(rows, now, last)
+        stretches = self._stretches(repeat, at, most, to_stop, until)
         if not stretches:
             return None
         rounds = sum([len(stretch.commit) for stretch in stretches])
-        running = len(self._scheduler.running.requests)
-        pending = last if self._overlapped else None
-        stops = self._stop(stretches[-1]) if rounds == to_stop else ()
-        return Leap(stretches, pending, stops, running - len(rows.requests))
+        s, pending = self._scheduler, last if self._overlapped else None
+        stops = self._stop(stretches[-1], at.rows) if rounds == to_stop else ()
+        aside = len(s.running.requests) - len(rows.requests)  # running, but not in the steps
+        return Leap(stretches, at.rows, pending, stops, aside, len(s.waiting))
 
     def _stretches(
-        self, repeat: Repeat, begun: int, last: Ticket, most: int, to_stop: int, until: int | None
+        self, repeat: Repeat, at: _Course, most: int, to_stop: int, until: int | None
     ) -> list[Stretch]:
         """The rounds, by who decodes in them."""
-        s, rows = self._scheduler, repeat.batch.decode
-        assert rows is not None
-        aside = len(s.running.requests) - len(rows.requests)  # running, but not in the steps
+        s, rows = self._scheduler, at.rows
+        aside = len(s.running.requests) - len(rows.requests)
         departures = _nobody() if repeat.departures is None else repeat.departures()
-        at = _Course(begun, last)
         stretches: list[Stretch] = []
         left = most
         while left > 0:
@@ -172,17 +173,25 @@ class Leaper:
             return None
         self._latency.took(requests, kv_tokens, done)
         device, commit = device[:done], commit[:done]
-        stretch = Stretch(rows, host, at.begun, device, commit, first, overlapped=overlapped)
-        at.begun, at.step_ns, at.pending_ns = stretch.commit_ns, stretch.step_ns, stretch.end_ns
+        stretch = Stretch(
+            requests, kv_tokens, host, at.begun, device, commit, first, overlapped=overlapped
+        )
+        at.rows, at.begun, at.step_ns, at.pending_ns = (
+            rows,
+            stretch.commit_ns,
+            stretch.step_ns,
+            stretch.end_ns,
+        )
         return stretch
 
-    def _stop(self, stretch: Stretch) -> Sequence[int]:
+    def _stop(self, stretch: Stretch, rows: DecodeRows) -> Sequence[int]:
         """The last round commits a step in which members may stop: let them end with it."""
-        rows, requests = stretch.rows, len(stretch.rows.requests)
         committed = DecodeRows(rows.cohort, rows.round + len(stretch.commit) - self._overlapped)
         stops = self._model.stopping(committed)
         if stops:
-            stretch.end_with(self._host.commit_ns(requests, len(stops)) - stretch.host.commit)
+            stretch.end_with(
+                self._host.commit_ns(stretch.requests, len(stops)) - stretch.host.commit
+            )
         return stops
 
 

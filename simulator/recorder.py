@@ -98,7 +98,7 @@ class Recorder(Recording[_Seen]):
             self._round(pending.batch.decode, set(), int(commits[0]), accepted=0)
             commits = commits[1:]
         self._rounds.frombytes(commits.tobytes())
-        self._gap_rows += [len(stretch.rows.requests) for stretch in leap.stretches]
+        self._gap_rows += [stretch.requests for stretch in leap.stretches]
         self._gap_rounds += [len(stretch.commit) for stretch in leap.stretches]
         if pending is not None:  # and the last step still is
             self._gap_rounds[-1] -= 1

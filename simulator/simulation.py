@@ -34,6 +34,27 @@ if TYPE_CHECKING:
     from traces.records.run import Run
 
 
+@contextmanager
+def _collecting_little() -> Iterator[None]:
+    """Spare the garbage collector from looking again and again through what is no garbage.
+
+    What was there before is not looked at. Requests and steps are no cycles: they go as they are let
+    go of, and are so many that the collector would be called often. A world is one, with all that its
+    scheduler holds: it is collected when the simulation is over, before all else comes back.
+    """
+    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(max(thresholds[0], 200_000), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.collect()
+        if not frozen:
+            gc.unfreeze()
+
+
+@_collecting_little()
 def simulate(
     workload: Workload | RequestStream | str | Path = "mooncake-conversation",
     config: SimulatorConfig | Mapping[str, Any] | str | Path | None = None,
@@ -92,6 +113,7 @@ def simulate(
         work = as_workload(workload, config.seed, limit=limit, speedup=speedup)
     plan = Plan.of(config)
     load = as_load(work, config.workload)
+    gc.freeze()  # a workload is many objects
     with RunWriter(out, manifest(work, config, plan), records, overwrite=overwrite) as writer:
         recorder = Recorder(writer)
         world = World(
@@ -110,7 +132,6 @@ def simulate(
             total = _requests(work)
             with (
                 _progress(total, recorder, progress) as on_progress,
-                _old_objects_left_alone(),
                 interrupts_between_rounds() as on_round,
             ):
                 world.run(on_progress, on_round)
@@ -203,24 +224,6 @@ def _close(writer: RunWriter, recorder: Recorder, world: World, plan: Plan, stat
         device_busy_ns=world.device.busy_ns,
         end_ns=world.now,
     )
-
-
-@contextmanager
-def _old_objects_left_alone() -> Iterator[None]:
-    """Spare the garbage collector from looking again and again through what was there before.
-
-    A workload is many objects, and a simulation makes so many that die at once that it is called often:
-    here less often than else, too.
-    """
-    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(max(thresholds[0], 200_000), *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        if not frozen:
-            gc.unfreeze()
 
 
 @contextmanager

@@ -203,14 +203,12 @@ class World:
         if leap is None:
             return None
         self._debt = 0
-        if self._recorder.wants_steps:
-            leap.gauges = self.scheduler.gauges()
         self._recorder.leapt(leap)
         stretch = leap.stretches[-1]
         self.device.catch_up(stretch.end_ns, [part.device for part in leap.stretches])
         if leap.pending is not None:
             rounds, host = len(stretch.commit), stretch.host
-            rows = DecodeRows(stretch.rows.cohort, stretch.rows.round + rounds)
+            rows = DecodeRows(leap.rows.cohort, leap.rows.round + rounds)
             stops = self._model.stopping(rows)
             begun = int(stretch.commit[-2]) if rounds > 1 else stretch.begun
             times = begun + host.to_launch, stretch.end_ns - stretch.step_ns, stretch.end_ns

@@ -214,7 +214,7 @@ class VLLMWorld(ReplayWorld):
     def _repeated_records(self, done: Repetition) -> Iterator[dict[str, Any]]:
         before, rounds = self.before, done.rounds
         states = done.states()
-        tokens = np.broadcast_to(states.free_tokens + states.evictable_tokens, rounds)
+        tokens = np.broadcast_to(np.add(states.free_tokens, states.evictable_tokens), rounds)
         for i, free in enumerate((tokens // self.memory.page_size).tolist()):
             rows = done.batch.later(i + 1 - rounds).decode
             assert rows is not None

@@ -328,8 +328,8 @@ class DecodeFirst(Batching):
         free = self.kv.pool.free
         if s.running.pages_within(at_most) <= free:
             return at_most
-        fits = s.running.pages_ahead()(min(at_most, 65_536)) <= free  # that takes memory
-        return len(fits) if fits.all() else int(fits.argmin())
+        most = min(at_most, 65_536)  # that takes memory
+        return s.running.rounds_leaving(0, free * self.kv.page_size, most)
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""
@@ -343,7 +343,7 @@ class DecodeFirst(Batching):
         ratio, ahead = s.ratio.value, 0 if s.overlapped else 1
         gauges = self.kv.repeat_rounds(s.running, rounds, known_ahead=ahead)
         s.running.repeat(rounds)
-        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges()))
+        return Repetition(batch, rounds, lambda: RoundStates(ratio, *gauges().tolist()))
 
     # -- results ------------------------------------------------------------------------------
 

@@ -316,12 +316,13 @@ class PrefillFirst(Batching):
         if self._counts_decode:
             s.processed_tokens += rounds * self._stale_tokens
         running, kv, ratio = s.running, self.kv, s.ratio
-        pool, cache, pages = kv.pool, kv.cache, running.pages_ahead()
-        free, cached = pool.free_tokens, (cache.evictable, cache.protected, kv.evicted_tokens)
+        pool, cache = kv.pool, kv.cache
+        free = running.free_ahead(pool.free_tokens)
+        cached = cache.evictable, cache.protected, kv.evicted_tokens
         falling = ratio.decay_by(rounds)
         pool.take_pages(running.pages_within(rounds))
         running.repeat(rounds)
-        states = partial(states_of, rounds, falling, ratio.value, pages, free, kv.page_size, cached)
+        states = partial(states_of, rounds, falling, ratio.value, free, cached)
         return Repetition(batch, rounds, states)
 
     # -- results ------------------------------------------------------------------------------

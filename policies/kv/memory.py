@@ -163,9 +163,7 @@ class KVMemory:
         if not cycles:
             return 0
         rounds = min(at_most, (cycles + 1) * size)
-        taken = running.pages_ahead()(rounds)
-        fits = tokens - taken[:-1] * size >= members * size  # of the second round and on
-        return rounds if fits.all() else 1 + int(fits.argmin())
+        return 1 + running.rounds_leaving(members * size, tokens, rounds - 1)
 
     def make_room(self, tokens: int) -> None:
         """Evict until that many tokens are free, or nothing is left to evict."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from policies.config import ConfigError
 from simulator import SimulatorConfig, simulate
+from simulator.world import World
 from tests.simulator.checks import rows_of
 from tests.simulator.harness import MS, crowd
 from traces import load_run, write_native
@@ -37,6 +39,22 @@ def test_a_stream_is_simulated_as_the_same_requests_in_a_workload_are() -> None:
     for table in ("requests", "steps"):
         assert streamed.arrow(table).equals(whole.arrow(table))
     assert streamed.manifest["workload"] == whole.manifest["workload"]
+
+
+def test_a_simulation_leaves_no_world_in_memory_and_the_collector_as_it_was() -> None:
+    def state() -> tuple[object, ...]:
+        worlds = sum(type(thing) is World for thing in gc.get_objects())
+        return worlds, gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()
+
+    gc.collect()
+    before = state()
+    gc.disable()  # nothing else is to collect it
+    try:
+        run = simulate(WORK)
+    finally:
+        gc.enable()
+    assert state() == before
+    assert run.status == "complete"
 
 
 def test_what_a_stream_cannot_do_is_named() -> None:

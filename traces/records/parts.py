@@ -9,12 +9,13 @@ dictionary, and every row group is contiguous when it is written. Knows no table
 
 from __future__ import annotations
 
-from itertools import chain
+import struct
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traces.records.blocks import Places
+from traces.records.blocks import Places, numbers
 from traces.records.errors import RecordError
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ def to_arrow(table: Table, rows: Sequence[tuple[Any, ...] | Block]) -> pa.Table:
     if not rows:
         return schema.empty_table()
     width = len(table.columns)
-    single = [row for row in rows if isinstance(row, tuple)]
-    bad = next((row for row in single if len(row) != width), None)
-    if bad is not None:
+    alone = [isinstance(row, tuple) for row in rows]
+    single = list(compress(rows, alone))
+    if not set(map(len, single)) <= {width}:
+        bad = next(row for row in single if len(row) != width)
         raise RecordError(
             f"table {table.name}: a row has {len(bad)} values, it needs {width} "
             f"({', '.join(table.names)}): {bad!r}"
@@ -54,7 +56,7 @@ def to_arrow(table: Table, rows: Sequence[tuple[Any, ...] | Block]) -> pa.Table:
     places = None
     if len(single) < len(rows):
         blocks = [row for row in rows if not isinstance(row, tuple)]
-        many, places = type(blocks[0]).columns(blocks), Places.of(rows)
+        many, places = type(blocks[0]).columns(blocks), Places.of(alone, list(map(len, blocks)))
     arrays = [
         _array(f"table {table.name}, column {column.name}", column, cells, of_blocks, places)
         for column, cells, of_blocks in zip(table.columns, ones, many, strict=True)
@@ -77,7 +79,7 @@ def _array(
             codes: dict[object, int] = {value: i for i, value in enumerate(column.kind)}
             if column.nullable:
                 codes[None] = _NULL
-            coded = np.fromiter(map(codes.__getitem__, cells), np.int8, len(cells))
+            coded = numbers([codes[cell] for cell in cells], "int8")
             if places is not None:
                 coded = places.together(coded, codes[of_blocks])
             nulls = coded == _NULL if column.nullable else None
@@ -85,12 +87,12 @@ def _array(
                 pa.array(coded, mask=nulls), pa.array(column.kind)
             )
         if column.kind in {"int64", "float64"} and not column.nullable:
-            # numpy reads a tuple of numbers faster than Arrow does; it refuses None as well.
-            numbers = np.fromiter(cells, column.kind, len(cells))
+            array = numbers(cells, "int64" if column.kind == "int64" else "float64")
             if places is not None:
-                assert isinstance(of_blocks, np.ndarray)
-                numbers = places.together(numbers, of_blocks)
-            return pa.array(numbers)
+                assert of_blocks is not None
+                assert not isinstance(of_blocks, str)
+                array = places.together(array, of_blocks)
+            return pa.array(array)
         assert places is None, f"{where}: blocks have no {column.kind}"
         if column.is_list:
             return _lists(column, [() if cell is None else cell for cell in cells])
@@ -99,7 +101,12 @@ def _array(
         raise RecordError(
             f"{where}: {error.args[0]!r} is none of {', '.join(column.kind)}"
         ) from None
-    except (TypeError, ValueError, OverflowError) as error:  # Arrow's own derive from these
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        struct.error,
+    ) as error:  # Arrow's own derive from these
         raise RecordError(f"{where} has to be {column.kind}: {error}") from error
     if array.null_count and not column.nullable:
         raise RecordError(f"{where} has to be {column.kind}: a row has None")
@@ -176,7 +183,8 @@ def _encoding(table: Table) -> dict[str, Any]:
 
     A column of whole numbers is mostly times, which grow, or counts, which stay or change by little:
     their differences are short, quick to write, and leave a compressor little to do. Names and
-    enumerations repeat, so each is written once and pointed at.
+    enumerations repeat, so each is written once and pointed at. Tables are read whole: no statistics
+    say which parts to skip.
     """
     whole = [c.name for c in table.columns if c.kind == "int64"]
     others = [_leaf(c) for c in table.columns if c.kind != "int64"]
@@ -187,6 +195,7 @@ def _encoding(table: Table) -> dict[str, Any]:
         ],
         "compression": dict.fromkeys(whole, "lz4") | dict.fromkeys(others, "zstd"),
         "compression_level": dict.fromkeys(others, 1),
+        "write_statistics": False,
     }
 
 
