@@ -46,7 +46,9 @@ COMMANDS: Mapping[str, Entry] = {
         "twin.export:export", "Print the command that serves with a policy on SGLang or vLLM."
     ),
     "models": Entry("twin.listing:models", "List the model shapes that are bundled."),
-    "devices": Entry("twin.listing:devices", "List the GPU datasheets that are bundled."),
+    "devices": Entry(
+        "twin.listing:devices", "List the GPU datasheets that are bundled, or print one."
+    ),
     "metrics": Entry("twin.listing:metrics", "List the metrics with their definitions."),
 }
 
