@@ -65,6 +65,8 @@ class SimulatorConfig(Config):
         Field(discriminator="model"),
         BeforeValidator(latency_section),
     ] = Field(default_factory=RooflineConfig)
+    """How long the device takes: `model` says by what (roofline, operators, calibrated, replayed), and the
+    other keys are those of that model."""
     host: Annotated[HostConfig, BeforeValidator(_default_section)] = Field(
         default_factory=HostConfig
     )
