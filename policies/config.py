@@ -157,7 +157,7 @@ class ModelConfig(Section):
     """Section `model`."""
 
     path: str = "Qwen/Qwen3-8B"
-    """A bundled name, or a folder with a config.json."""
+    """A bundled name (`twin models`), a folder with a config.json, or a GGUF file."""
     weight_dtype: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     """Precision of the weights; auto is the checkpoint's."""
     kv_dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"

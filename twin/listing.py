@@ -96,7 +96,10 @@ def config(
 
 @click.command()
 def models() -> None:
-    """List the model shapes that are bundled; model.path also takes a folder with a config.json."""
+    """List the model shapes that are bundled.
+
+    model.path also takes a folder with a config.json, or a GGUF file.
+    """
     from policies.model_shape import ModelShape, bundled_models
     from twin import show
 
