@@ -69,7 +69,8 @@ def mismatches(
         profile_model: as the profile names it: a name, a folder or a file of weights.
         profile_device: as the profile names it: a product, or the short name of a datasheet.
         model: the name of the config's model.
-        device: what the config's device is called: the short name of a datasheet, or its path.
+        device: what the config's device is called: the short name of a datasheet, or its path; empty
+            where only models are compared.
 
     Returns:
         differences that matter, and those that cannot be told: what was measured on a device that comes
@@ -79,7 +80,8 @@ def mismatches(
     unknown: list[str] = []
     if not _same_model(profile_model, model):
         wrong.append(f"it is of model {profile_model}, the config's is {model}")
-    measured, simulated = _gpu(profile_device), _gpu(Device.load(device).product)
+    measured = _gpu(profile_device)
+    simulated = _gpu(Device.load(device).product) if device else ""
     if measured == simulated:
         return wrong, unknown
     if measured not in known_devices():

@@ -2,8 +2,8 @@
 
 A config's keys are explained by the docstrings of its fields, read from the source of the sections'
 classes, so that there is one text for whoever reads the code and whoever writes a config. (Pydantic's
-`use_attribute_docstrings` reads them too, but on every import: 28 ms for all sections, a fifth of what
-importing the simulator's config takes.) What it prints is what `--config` takes, or `device.name`.
+`use_attribute_docstrings` reads them too, but whenever a class is imported, so that every command would
+pay for this one.) What it prints is what `--config` takes, or `device.name`.
 """
 
 from __future__ import annotations
