@@ -61,10 +61,17 @@ class NewTokenRatioConfig(Section):
     """Section `policy.new_token_ratio`; see `policies.admission.new_token_ratio`."""
 
     conservativeness: PositiveFloat = 1.0
+    """Scales the ratio to start from, which is 1 at most: above 1 fewer requests are admitted and fewer
+    retracted (SGLang's --schedule-conservativeness)."""
     init: PositiveFloat = 0.7
+    """Ratio to start from, and to go back to when nothing is left to do."""
     min_factor: Annotated[float, Field(ge=0, le=1)] = 0.14
+    """The smallest ratio, as a share of the one to start from."""
     decay_steps: PositiveInt = 600
+    """Decode steps in which it falls from the largest to the smallest, while memory suffices."""
     retract_decode_steps: NonNegativeInt = 20
+    """Decode steps that memory is to last for after a retraction: the ratio then is the share that the
+    requests kept will have produced of what they may."""
 
 
 def _accidents(value: Any) -> Any:
@@ -150,7 +157,7 @@ class ModelConfig(Section):
     """Section `model`."""
 
     path: str = "Qwen/Qwen3-8B"
-    """A bundled name, or a folder with a config.json."""
+    """A bundled name (`twin models`), a folder with a config.json, or a GGUF file."""
     weight_dtype: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     """Precision of the weights; auto is the checkpoint's."""
     kv_dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
@@ -161,7 +168,8 @@ class DeviceConfig(Section):
     """Section `device`."""
 
     name: str = "h200"
-    """A bundled datasheet."""
+    """A bundled datasheet (`twin devices`), or the path of a JSON or YAML file with another GPU's, as
+    `twin devices h200` prints them."""
 
 
 class KVConfig(Section):
@@ -170,7 +178,10 @@ class KVConfig(Section):
     capacity_tokens: PositiveInt | None = None
     """Tokens the pool holds; null computes it from model, precision and device memory."""
     mem_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the device's memory for weights and KV; null as the device's datasheet page says."""
+    """In simulation, the share of the GPU's memory for weights and KV, the rest being for activations and
+    CUDA graphs; null computes it as SGLang does, from the memory and the size of prefill chunks. In the
+    runtime on a GPU, the share for all but CUDA graphs; null is 0.9. On a CPU, the share of the free memory
+    for KV; see runtime.kv_gib."""
 
 
 class WorkloadConfig(Section):
@@ -222,6 +233,8 @@ class Config(Section):
     preset: Literal["sglang", "vllm"] | None = None
     """The engine whose defaults stand below every key that is not set; see `policies.engines`."""
     seed: NonNegativeInt = 0
+    """Of all that is drawn: a generated workload, how a trace's arrival batches are spread, and in the
+    runtime random weights and sampling."""
 
     @model_validator(mode="before")
     @classmethod

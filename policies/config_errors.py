@@ -41,17 +41,42 @@ def _line(key: str, found: Sequence[tuple[ErrorDetails, Any]]) -> str:
     kind = detail["type"]
     if kind == "extra_forbidden":
         known = ", ".join(getattr(within, "model_fields", {}))
-        return f"unknown key {key!r}" + (f"; known here are {known}" if known else "")
+        meant = None if "." in key else key_in_a_section(within, key)
+        return (
+            f"unknown key {key!r}"
+            + (f": that is {meant}" if meant else "")
+            + (f"; known here are {known}" if known else "")
+        )
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _about_tag(key, detail, within)
     if kind in _SECTIONS:
         return f"{key}: is a section, a mapping of keys, not {detail['input']!r}"
-    why = _or(each["msg"] for each, _ in found).removeprefix("Value error, ")
+    why = _or(_said(each) for each, _ in found).removeprefix("Value error, ")
     if kind == "value_error" and (why.startswith((f"{key}.", f"unknown key '{key}."))):
         return why  # names the key within the section itself
     if isinstance(detail["input"], BaseModel | dict):
         return f"{key}: {why}" if key else why
     return f"{key}: {why}, not {detail['input']!r}"
+
+
+def _said(detail: ErrorDetails) -> str:
+    """Pydantic's message, without how it tried to read the value."""
+    message = detail["msg"]
+    if detail["type"].endswith(("_parsing", "_type", "_from_float")):
+        message = message.partition(",")[0].replace("a valid integer", "an integer")
+        message = message.replace("a valid boolean", "true or false").replace("a valid ", "a ")
+    return message
+
+
+def key_in_a_section(cls: type[BaseModel], key: str) -> str | None:
+    """The dotted key of what stands in one section, and in one only; None for any other key."""
+    sections = {
+        section
+        for section, field in cls.model_fields.items()
+        for member in _members(field.annotation)
+        if key in getattr(member, "model_fields", {})
+    }
+    return f"{sections.pop()}.{key}" if len(sections) == 1 else None
 
 
 def _or(messages: Iterator[str]) -> str:

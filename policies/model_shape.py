@@ -217,6 +217,8 @@ class ModelShape:
         Bundled names are matched without regard to case, whole (`Qwen/Qwen3-8B`) or by their last
         part (`qwen3-8b`). A path that exists goes before a bundled name.
 
+        A GGUF is not read here: see `simulator.model_file`.
+
         Raises:
             ValueError: for an unknown name (lists the bundled ones), an unsupported architecture
                 (lists the supported), or a missing or ill-typed key (names file and key).

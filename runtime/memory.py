@@ -89,7 +89,7 @@ def kv_capacity(
 
 
 def _cpu_budget(config: RuntimeConfig) -> int:
-    free = _free_host_bytes()
+    free = free_bytes(torch.device("cpu"))
     if config.runtime.kv_gib is not None:
         budget = int(config.runtime.kv_gib * _GIB)
         if budget > free:
@@ -103,8 +103,15 @@ def _cpu_budget(config: RuntimeConfig) -> int:
     return min(int(free * CPU_FRACTION), int(CPU_GIB * _GIB))
 
 
-def _free_host_bytes() -> int:
-    """Memory that could be had without swapping, as Linux reckons it; elsewhere, what is unused."""
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be had on a device: on the host without swapping, as Linux reckons it.
+
+    On a host that is not Linux it is what is unused. On CUDA what torch keeps for itself and does not use
+    is free too.
+    """
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - no file on disk
             for line in lines:

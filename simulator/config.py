@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from policies.config import Config, ConfigError
-from policies.model_shape import ModelShape
 from policies.resolution import chunk_size, resolve
 from simulator.capacity import kv_capacity_tokens
 from simulator.devices import Device
@@ -25,9 +24,11 @@ from simulator.latency.choose import (
     build,
     latency_section,
 )
+from simulator.model_file import load_shape
 
 if TYPE_CHECKING:
     from policies.config import PolicyConfig
+    from policies.model_shape import ModelShape
     from simulator.latency.base import LatencyModel
 
 
@@ -65,6 +66,8 @@ class SimulatorConfig(Config):
         Field(discriminator="model"),
         BeforeValidator(latency_section),
     ] = Field(default_factory=RooflineConfig)
+    """How long the device takes: `model` says by what (roofline, operators, calibrated, replayed), and the
+    other keys are those of that model."""
     host: Annotated[HostConfig, BeforeValidator(_default_section)] = Field(
         default_factory=HostConfig
     )
@@ -103,7 +106,7 @@ class Plan:
                 policy cannot be run in what is left.
         """
         try:
-            model = ModelShape.load(config.model.path)
+            model = load_shape(config.model.path)
         except (ValueError, OSError) as error:
             raise ConfigError(f"model.path: {error}") from None
         try:

@@ -34,6 +34,7 @@ class HostOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: Literal["production", "zero"] = "production"
+    """What coefficients are that are not given: assumed for a Python engine, or nothing."""
     receive_fixed_ns: NonNegativeInt = Field(20_000, description="poll the queue")
     receive_per_arrival_ns: NonNegativeInt = Field(30_000, description="unpack and validate")
     schedule_fixed_ns: NonNegativeInt = Field(30_000, description="one pass over the policies")

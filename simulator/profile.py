@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from simulator.devices import known_devices
+from simulator.devices import Device, known_devices
 
 if TYPE_CHECKING:
     from simulator.calibration.profile import CalibratedProfile
@@ -69,22 +69,27 @@ def mismatches(
         profile_model: as the profile names it: a name, a folder or a file of weights.
         profile_device: as the profile names it: a product, or the short name of a datasheet.
         model: the name of the config's model.
-        device: the short name of the config's device.
+        device: what the config's device is called: the short name of a datasheet, or its path; empty
+            where only models are compared.
 
     Returns:
-        differences that matter, and those that cannot be told: a device without a datasheet (the CPU)
-        is none that a config could name.
+        differences that matter, and those that cannot be told: what was measured on a device that comes
+        without a datasheet (the CPU), unless the config's own is of that product.
     """
-    wrong, unknown = [], []
+    wrong: list[str] = []
+    unknown: list[str] = []
     if not _same_model(profile_model, model):
         wrong.append(f"it is of model {profile_model}, the config's is {model}")
-    measured = _datasheet(profile_device)
-    if measured is None:
+    measured = _gpu(profile_device)
+    simulated = _gpu(Device.load(device).product) if device else ""
+    if measured == simulated:
+        return wrong, unknown
+    if measured not in known_devices():
         unknown.append(
             f"it was measured on {profile_device}, which no datasheet describes: what goes by the "
             f"device's memory goes by that of {device}"
         )
-    elif measured != device:
+    else:
         wrong.append(f"it was measured on {profile_device}, the config's device is {device}")
     return wrong, unknown
 
@@ -124,7 +129,7 @@ def _model_key(name: str) -> str:
     return last.lower().removesuffix(".json").removesuffix(".gguf")
 
 
-def _datasheet(device: str) -> str | None:
-    """The short name of the datasheet that a product's name contains."""
-    plain = re.sub(r"[^a-z0-9]", "", device.lower())
-    return next((name for name in known_devices() if name in plain), None)
+def _gpu(product: str) -> str:
+    """The short name of the datasheet that is meant, as drivers write products; else what it says."""
+    plain = re.sub(r"[^a-z0-9]|nvidia|geforce", "", product.lower())
+    return next((name for name in known_devices() if plain.startswith(name)), plain)

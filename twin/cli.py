@@ -15,7 +15,7 @@ import click
 from twin.failures import clear_failures
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Entry(NamedTuple):
@@ -46,7 +46,9 @@ COMMANDS: Mapping[str, Entry] = {
         "twin.export:export", "Print the command that serves with a policy on SGLang or vLLM."
     ),
     "models": Entry("twin.listing:models", "List the model shapes that are bundled."),
-    "devices": Entry("twin.listing:devices", "List the GPU datasheets that are bundled."),
+    "devices": Entry(
+        "twin.listing:devices", "List the GPU datasheets that are bundled, or print one."
+    ),
     "profiles": Entry(
         "twin.profiles:profiles", "List the operator profiles that ship, with their errors."
     ),
@@ -74,6 +76,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """An unknown command is an error that lists the known."""
+        ctx.meta[__name__] = args
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             known = ", ".join(COMMANDS)
             raise click.UsageError(f"no command {args[0]!r}; known are {known}", ctx)
@@ -87,7 +90,31 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong is said clearly."""
         with clear_failures():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except click.NoSuchOption as error:
+                raise _as_setting(error, ctx.meta[__name__]) or error from None
+
+
+def _as_setting(error: click.NoSuchOption, arguments: Sequence[str]) -> click.UsageError | None:
+    """What to give in place of an option that a command has not, if the config has a key of that name."""
+    if error.ctx is None or all(p.name != "settings" for p in error.ctx.command.params):
+        return None
+    from policies.config_errors import key_in_a_section
+    from simulator.config import SimulatorConfig
+
+    key = key_in_a_section(SimulatorConfig, error.option_name.lstrip("-").replace("-", "_"))
+    if key is None:
+        return None
+    value = "VALUE"
+    for given, after in zip(arguments, (*arguments[1:], ""), strict=True):
+        name, equals, text = given.partition("=")
+        if name == error.option_name:
+            value = text if equals else value if after.startswith("-") else after or value
+    said = (
+        f"No such option {error.option_name!r}: it is a key of the config, so --set {key}={value}"
+    )
+    return click.UsageError(said, error.ctx)
 
 
 EXAMPLES = (

@@ -1,7 +1,9 @@
-"""A config as YAML in which every key is explained by the docstring that its field has.
+"""A config, or a datasheet, as YAML in which every key is explained.
 
-The docstrings are read from the source of the sections' classes, so that there is one text for
-whoever reads the code and whoever writes a config. What it prints is what `--config` takes.
+A config's keys are explained by the docstrings of its fields, read from the source of the sections'
+classes, so that there is one text for whoever reads the code and whoever writes a config. (Pydantic's
+`use_attribute_docstrings` reads them too, but whenever a class is imported, so that every command would
+pay for this one.) What it prints is what `--config` takes, or `device.name`.
 """
 
 from __future__ import annotations
@@ -36,23 +38,65 @@ def explained(config: SimulatorConfig) -> str:
     return "\n".join([*head, *_section(shown, shown.model_dump(mode="json"))]) + "\n"
 
 
-def _section(section: BaseModel, values: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a section, without the indentation of those around it."""
+def datasheet(name: str) -> str:
+    """A GPU's datasheet as YAML, with what each key means and where its figure comes from.
+
+    Args:
+        name: of a bundled datasheet, or the path of a file.
+
+    Raises:
+        ValueError: as `Device.load` does.
+    """
+    import yaml
+
+    from simulator.devices import MEANS, Device
+
+    device = Device.load(name)
+    lines: list[str] = []
+    for key, means in MEANS.items():
+        value = getattr(device, key)
+        lines += _comment(f"{means[0].upper()}{means[1:]}.")
+        if isinstance(value, float):
+            lines.append(f"{key}: {value:.6g}")
+        else:
+            value = dict(value) if key == "sources" else value
+            lines += yaml.safe_dump({key: value}, sort_keys=False, width=1000).splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def _comment(words: str) -> Iterator[str]:
+    yield from (f"# {line}" for line in wrap(" ".join(words.split()), WIDTH))
+
+
+def _section(
+    section: BaseModel, values: Mapping[str, Any], chosen_by: str | None = None
+) -> Iterator[str]:
+    """The lines of a section, without the indentation of those around it.
+
+    Args:
+        section: its values.
+        values: the same, as YAML has them.
+        chosen_by: the key that says which of several sections it is; it comes first.
+    """
     import yaml
 
     docstrings = field_docstrings(type(section))
-    for name, field in type(section).model_fields.items():
+    fields = type(section).model_fields
+    for name in sorted(fields, key=lambda name: name != chosen_by):
+        field = fields[name]
         inner = getattr(section, name)
         if isinstance(inner, BaseModel):
             words = docstrings.get(name) or (inspect.getdoc(inner) or "").partition("\n\n")[0]
-            lines = [f"{name}:", *(indent(line, "  ") for line in _section(inner, values[name]))]
+            chooses = field.discriminator if isinstance(field.discriminator, str) else None
+            within = _section(inner, values[name], chooses)
+            lines = [f"{name}:", *(indent(line, "  ") for line in within)]
         else:
             words = docstrings.get(name) or field.description or ""
             lines = yaml.safe_dump({name: values[name]}, sort_keys=False).splitlines()
         choices = ", ".join(_choices(field.annotation))
         if choices:
             words = f"{words.rstrip('.')} ({choices})." if words else f"{choices}."
-        yield from (f"# {line}" for line in wrap(" ".join(words.split()), WIDTH))
+        yield from _comment(words)
         yield from lines
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from twin.failures import bad_input
 from twin.options import (
     CONFIG_OPTIONS,
     PLUGIN_OPTIONS,
@@ -95,7 +96,10 @@ def config(
 
 @click.command()
 def models() -> None:
-    """List the model shapes that are bundled; model.path also takes a folder with a config.json."""
+    """List the model shapes that are bundled.
+
+    model.path also takes a folder with a config.json, or a GGUF file.
+    """
     from policies.model_shape import ModelShape, bundled_models
     from twin import show
 
@@ -107,19 +111,32 @@ def models() -> None:
     show.show_rows(("model.path", "parameters", "KV per token", "layers"), rows)
 
 
-@click.command()
-def devices() -> None:
-    """List the GPU datasheets that are bundled."""
+DATASHEET_OF_ONES_OWN = (
+    "\b\nAnother GPU is the path of a file with its datasheet:"
+    "\n  twin devices h200 > mine.yaml"
+    "\n  twin simulate --workload mooncake-conversation --set device.name=mine.yaml"
+)
+
+
+@click.command(epilog=DATASHEET_OF_ONES_OWN)
+@click.argument("name", required=False)
+def devices(name: str | None) -> None:
+    """List the GPU datasheets that are bundled; with NAME, print that one as YAML."""
+    if name is not None:
+        from twin.explain import datasheet
+
+        with bad_input():
+            click.echo(datasheet(name), nl=False)
+        return
     from simulator.devices import Device, known_devices
     from twin import show
 
     rows = []
-    for name in known_devices():
-        device = Device.load(name)
+    for device in map(Device.load, known_devices()):
         fp8 = "-" if device.fp8_flops is None else f"{device.fp8_flops / 1e12:,.0f}"
         rows.append(
             (
-                name,
+                device.name,
                 f"{device.memory_bytes / 2**30:.1f} GiB",
                 f"{device.memory_bandwidth / 1e9:,.0f} GB/s",
                 f"{device.bf16_flops / 1e12:,.0f}",
@@ -129,6 +146,10 @@ def devices() -> None:
         )
     headings = ("device.name", "memory", "bandwidth", "bf16 TFLOP/s", "fp8 TFLOP/s", "product")
     show.show_rows(headings, rows)
+    click.echo(
+        "device.name also takes the path of a JSON or YAML file with the datasheet of another GPU: "
+        "`twin devices h200 > mine.yaml` writes one to change."
+    )
 
 
 @click.command()

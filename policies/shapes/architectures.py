@@ -130,7 +130,9 @@ def _qwen3_moe(c: ConfigJson) -> Layers:
     step = c.integer("decoder_sparse_step", default=1)
     dense = c.layer_numbers("mlp_only_layers", layers) or ()
     sparse = [i for i in range(layers) if i not in dense and (i + 1) % step == 0]
-    moe = _experts(c, "num_experts", "moe_intermediate_size")
+    # transformers 5 saves what its older versions call num_experts under Mixtral's name
+    count = "num_local_experts" if c.has("num_local_experts") else "num_experts"
+    moe = _experts(c, count, "moe_intermediate_size")
     return _interleaved(c, _qwen3_attention(c), sparse, "intermediate_size", moe)
 
 

@@ -24,6 +24,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path}: holds no text; expected a config.json, or the folder of a model that has one"
+        ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable JSON file: {error}") from error
     match config:

@@ -10,13 +10,14 @@ import torch
 
 from policies.model_shape import BUNDLED_FOLDER, bundled_models
 from policies.shapes.dtypes import canonical_dtype
-from runtime.models.decoder import Decoder
 from runtime.models.hf_config import read_config
 from runtime.weights.fill import fill
 from runtime.weights.names import gguf_views, huggingface_views
+from runtime.weights.room import empty_model
 
 if TYPE_CHECKING:
     from runtime.models.config import ModelConfig
+    from runtime.models.decoder import Decoder
     from runtime.weights.tokenizer import Tokenizer
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
@@ -53,6 +54,7 @@ def load_model(
     device: torch.device | str = "cpu",
     load_format: LoadFormat = "auto",
     seed: int = 0,
+    free: int | None = None,
 ) -> LoadedModel:
     """Load a model.
 
@@ -65,10 +67,12 @@ def load_model(
         device: where the model goes.
         load_format: `auto` tells a folder from a GGUF; `dummy` draws random weights.
         seed: of random weights.
+        free: bytes of the device that are free; None looks.
 
     Raises:
         ValueError: a path that is no model (says what is missing), an unsupported architecture or
-            option, or tensors that are missing, unexpected, truncated or of the wrong shape, named.
+            option, weights that take more memory than is free (told before any is taken), or tensors
+            that are missing, unexpected, truncated or of the wrong shape, named.
     """
     if load_format not in _FORMATS:
         msg = f"unknown load format {load_format!r}; known: {', '.join(_FORMATS)}"
@@ -77,14 +81,16 @@ def load_model(
     path = Path(path)
     is_gguf = path.suffix == ".gguf" if load_format in {"auto", "dummy"} else load_format == "gguf"
     if is_gguf:
-        return _load_gguf(path, dtype, device, seed if load_format == "dummy" else None)
+        return _load_gguf(path, dtype, device, free, seed if load_format == "dummy" else None)
     if load_format == "dummy":
-        return _load_dummy(path, dtype, device, seed)
-    return _load_folder(path, dtype, device)
+        return _load_dummy(path, dtype, device, free, seed)
+    return _load_folder(path, dtype, device, free)
 
 
 @torch.no_grad()
-def _load_folder(path: Path, dtype: str, device: torch.device | str) -> LoadedModel:
+def _load_folder(
+    path: Path, dtype: str, device: torch.device | str, free: int | None
+) -> LoadedModel:
     from runtime.weights.folder import stored_tensors
 
     if not path.exists():
@@ -99,14 +105,17 @@ def _load_folder(path: Path, dtype: str, device: torch.device | str) -> LoadedMo
     config = read_config(path / "config.json")
     # the files are looked at before memory is taken
     stored = stored_tensors(path, device)
-    model = Decoder(config, dtype=_torch_dtype(dtype, config.dtype), device=device)
+    weights = _torch_dtype(dtype, config.dtype)
+    model = empty_model(config, dtype=weights, device=device, source=str(path), free=free)
     unused = ("rotary_emb.inv_freq", *(("lm_head.weight",) if config.tied_embeddings else ()))
     fill(huggingface_views(model), stored, source=str(path), unused=unused)
     return LoadedModel(model, config, _folder_tokenizer(path, config), str(path))
 
 
 @torch.no_grad()
-def _load_gguf(path: Path, dtype: str, device: torch.device | str, seed: int | None) -> LoadedModel:
+def _load_gguf(
+    path: Path, dtype: str, device: torch.device | str, free: int | None, seed: int | None
+) -> LoadedModel:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     from runtime.weights.gguf import GGUFFile
@@ -115,7 +124,8 @@ def _load_gguf(path: Path, dtype: str, device: torch.device | str, seed: int | N
 
     file = GGUFFile(path)
     config = gguf_config(file)
-    model = Decoder(config, dtype=_torch_dtype(dtype, config.dtype), device=device)
+    weights = _torch_dtype(dtype, config.dtype)
+    model = empty_model(config, dtype=weights, device=device, source=str(path), free=free)
     if seed is None:
         stored = file.stored_tensors(config)
         fill(gguf_views(model), stored, source=str(path), unused=(ROPE_FREQUENCIES,))
@@ -125,7 +135,9 @@ def _load_gguf(path: Path, dtype: str, device: torch.device | str, seed: int | N
 
 
 @torch.no_grad()
-def _load_dummy(path: Path, dtype: str, device: torch.device | str, seed: int) -> LoadedModel:
+def _load_dummy(
+    path: Path, dtype: str, device: torch.device | str, free: int | None, seed: int
+) -> LoadedModel:
     file, folder = path, None
     if path.is_dir():
         file, folder = path / "config.json", path
@@ -134,7 +146,8 @@ def _load_dummy(path: Path, dtype: str, device: torch.device | str, seed: int) -
     elif not path.is_file():
         file = _bundled(path)
     config = read_config(file)
-    model = Decoder(config, dtype=_torch_dtype(dtype, config.dtype), device=device)
+    weights = _torch_dtype(dtype, config.dtype)
+    model = empty_model(config, dtype=weights, device=device, source=str(path), free=free)
     _fill_randomly(model, seed)
     tokenizer = None if folder is None else _folder_tokenizer(folder, config)
     return LoadedModel(model, config, tokenizer, str(path))

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 class RooflineOptions(BaseModel):
     """Attainable shares of the datasheet's peaks, and fixed overheads.
 
-    The shares are medians over AIConfigurator's tables of measured kernels (Apache-2.0, from PyPI's
-    aiconfigurator-core) on H200 and H100, SGLang 0.5.14 and vLLM 0.24.0; the overheads are rounded
-    assumptions. `python -m benchmarks.roofline_vs_tables FOLDER` puts the kernels of one model's
-    layers together and prints how far the roofline is from them. Mean absolute errors, the range
-    over those two GPUs and two frameworks:
+    The shares are medians (the figures in brackets: ranges) over AIConfigurator's tables of measured
+    kernels (Apache-2.0, from PyPI's aiconfigurator-core) on H200 and H100, SGLang 0.5.14 and vLLM
+    0.24.0; the overheads are rounded assumptions. `python -m benchmarks.roofline_vs_tables FOLDER`
+    puts the kernels of one model's layers together and prints how far the roofline is from them. Mean
+    absolute errors, the range over those two GPUs and two frameworks:
 
     - matrix products of Qwen3-8B and 32B: 2 to 8 % up to 64 tokens, 4 to 17 % up to 512, 3 to 9 %
       above; of Qwen3-1.7B 17 to 36 % below 512 tokens, too fast: its kernels are too short;
@@ -64,46 +64,42 @@ class RooflineOptions(BaseModel):
       1 to 58 % above; the largest where SGLang has no tuned configuration for a shape, then too fast;
     - absorbed latent attention in decode: 7 to 8 % above 524,288 KV tokens, 15 to 19 % above 65,536,
       39 to 41 % below, too fast.
-
-    Attributes:
-        gemm_flops_efficiency: share of the dense peak that large products reach (0.70 to 0.76).
-        gemm_flops_efficiency_fp8: the same for FP8 (0.50 to 0.58).
-        gemm_bandwidth_efficiency: share of the memory bandwidth at which products of few rows read
-            their weights (0.71 to 0.78).
-        expert_flops_efficiency: share of the dense peak that the experts' grouped products reach
-            (0.45 to 0.56 with vLLM's kernels; SGLang's reach 0.22 to 0.39 where they have no tuned
-            configuration for a shape).
-        expert_flops_efficiency_fp8: the same for FP8 (0.27 to 0.37).
-        expert_bandwidth_efficiency: share of the bandwidth at which they read their weights (0.71
-            to 0.87).
-        elementwise_bandwidth_efficiency: the same for kernels between the products; an assumption.
-        attention_flops_efficiency: share of the dense peak of prefill attention at head dimension
-            128 (0.46 at 2,048 tokens, 0.55 at 8,192, 0.60 at 16,384), and of absorbed latent
-            attention in decode (0.53 to 0.61 above 500,000 KV tokens), which arithmetic bounds.
-        attention_bandwidth_efficiency: share of the bandwidth at which decode attention reads KV
-            (0.75 to 0.87 at 512 MiB a layer, 0.91 above 2 GiB).
-        decode_layer_overhead_ns: per layer of a decode step, replayed as a CUDA graph; an attention
-            kernel takes 10 us however little it reads, the rest are gaps between some ten kernels;
-            the few more that routing takes are not counted.
-        extend_layer_overhead_ns: per layer of a step with prefill rows, launched kernel by kernel;
-            an assumption of 4 us for each of some ten kernels.
-        step_overhead_ns: once a step: embedding, final norm, sampling; an assumption.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gemm_flops_efficiency: float = Field(0.72, gt=0, le=1)
+    """Share of the dense peak that large products reach (0.70 to 0.76)."""
     gemm_flops_efficiency_fp8: float = Field(0.53, gt=0, le=1)
+    """The same for FP8 (0.50 to 0.58)."""
     gemm_bandwidth_efficiency: float = Field(0.75, gt=0, le=1)
+    """Share of the memory bandwidth at which products of few rows read their weights (0.71 to 0.78)."""
     expert_flops_efficiency: float = Field(0.5, gt=0, le=1)
+    """Share of the dense peak that the experts' grouped products reach (0.45 to 0.56 with vLLM's kernels;
+    SGLang's reach 0.22 to 0.39 where they have no tuned configuration for a shape)."""
     expert_flops_efficiency_fp8: float = Field(0.31, gt=0, le=1)
+    """The same for FP8 (0.27 to 0.37)."""
     expert_bandwidth_efficiency: float = Field(0.8, gt=0, le=1)
+    """Share of the memory bandwidth at which the experts read their weights (0.71 to 0.87)."""
     elementwise_bandwidth_efficiency: float = Field(0.7, gt=0, le=1)
+    """Share of the memory bandwidth that the kernels between the products reach (norms, rotary embedding,
+    activation, residuals); an assumption."""
     attention_flops_efficiency: float = Field(0.55, gt=0, le=1)
+    """Share of the dense peak of prefill attention at head dimension 128 (0.46 at 2,048 tokens, 0.55 at
+    8,192, 0.60 at 16,384), and of absorbed latent attention in decode (0.53 to 0.61 above 500,000 KV
+    tokens), which arithmetic bounds."""
     attention_bandwidth_efficiency: float = Field(0.88, gt=0, le=1)
+    """Share of the memory bandwidth at which decode attention reads KV (0.75 to 0.87 at 512 MiB a layer,
+    0.91 above 2 GiB)."""
     decode_layer_overhead_ns: int = Field(16_000, ge=0)
+    """Nanoseconds per layer of a decode step, replayed as a CUDA graph; an attention kernel takes 10 us
+    however little it reads, the rest are gaps between some ten kernels; the few more that routing takes
+    are not counted."""
     extend_layer_overhead_ns: int = Field(40_000, ge=0)
+    """Nanoseconds per layer of a step with prefill rows, launched kernel by kernel; an assumption of 4 us
+    for each of some ten kernels."""
     step_overhead_ns: int = Field(50_000, ge=0)
+    """Nanoseconds once a step: embedding, final norm, sampling; an assumption."""
 
 
 class StepParts(NamedTuple):

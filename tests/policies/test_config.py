@@ -77,6 +77,14 @@ def test_minus_one_switches_chunking_off_as_in_sglang() -> None:
     [
         (["policy.ordr=lpm"], r"unknown key 'policy.ordr'; known here are order, .*page_size"),
         (["polcy.order=lpm"], r"unknown key 'polcy'; known here are policy, model, device"),
+        (
+            ["order=lpm"],
+            r"^unknown key 'order': that is policy.order; known here are policy, model",
+        ),
+        (
+            ["new_token_ratio.init=1"],
+            r"^unknown key 'new_token_ratio': that is policy.new_token_ratio",
+        ),
         (["policy.priority.on=true"], r"unknown key 'policy.priority.on'; known here are enabled"),
         (["policy.accidents.typo=true"], r"unknown key 'policy.accidents.typo'"),
         (["policy.order=sjf"], r"^policy.order: unknown queue order 'sjf'; known are .*fcfs"),
@@ -88,7 +96,10 @@ def test_minus_one_switches_chunking_off_as_in_sglang() -> None:
         ),
         (["policy.overlap=maybe"], r"policy.overlap: .*'overlapped' or 'serial', not 'maybe'"),
         (["policy.page_size=0"], r"policy.page_size: .*greater than 0, not 0"),
-        (["policy.page_size=many"], r"policy.page_size: .*integer.*, not 'many'"),
+        (["policy.page_size=many"], r"^policy.page_size: Input should be an integer, not 'many'$"),
+        (["policy.page_size=1.5"], r"^policy.page_size: Input should be an integer, not 1.5$"),
+        (["policy.priority.enabled=x"], r"enabled: Input should be true or false, not 'x'$"),
+        (["kv.mem_fraction=x"], r"^kv.mem_fraction: Input should be a number, not 'x'$"),
         (["policy.max_running_requests=-1"], r"policy.max_running_requests: .*, not -1"),
         (["policy.new_token_ratio.min_factor=2"], r"min_factor: .*less than or equal to 1, not 2"),
         (
@@ -101,7 +112,7 @@ def test_minus_one_switches_chunking_off_as_in_sglang() -> None:
         ),
         (
             ["policy.chunked_prefill_size=some"],
-            r"^policy.chunked_prefill_size: Input should be a valid integer or 'auto', not 'some'$",
+            r"^policy.chunked_prefill_size: Input should be an integer or 'auto', not 'some'$",
         ),
         (["policy.priority=3"], r"^policy.priority: is a section, a mapping of keys, not 3$"),
         (["policy=null"], r"^policy: is a section, a mapping of keys, not None$"),

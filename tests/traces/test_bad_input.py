@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -215,6 +216,24 @@ def test_a_truncated_archive_is_refused(tmp_path, keep):
             TraceError, match=r"in the middle of its gzip data(, after line [1-9]\d*)?;"
         ):
             read_trace(path, skip_bad_rows=skip)
+
+
+def test_of_a_folder_the_file_that_fails_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(jsonl(GOOD_JSON))
+    bad = tmp_path / "deep" / "b.jsonl.gz"
+    bad.parent.mkdir()
+    bad.write_bytes(gzip.compress(jsonl(GOOD_JSON).encode())[:40])
+    with pytest.raises(TraceError, match=f"^{bad}: found the end of the file in the middle"):
+        read_trace(tmp_path)
+    bad.write_bytes(b"\x1f\x8b" + bytes(20))
+    with pytest.raises(TraceError, match=f"^{bad}: found damaged gzip data"):
+        read_trace(tmp_path)
+    unreadable = Path("/proc/self/mem")
+    if unreadable.exists():  # nothing can be read there, whoever asks
+        bad.unlink()
+        bad.symlink_to(unreadable)
+        with pytest.raises(TraceError, match=rf"^{bad}: found an unreadable file \(Input/output"):
+            read_trace(tmp_path)
 
 
 def test_a_damaged_archive_is_refused(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import click
 import pytest
@@ -13,9 +16,10 @@ import yaml
 from policies.registry import BATCHINGS, EVICTIONS, ORDERS, RETRACTIONS
 from runtime.config import RuntimeOptions
 from simulator.config import SimulatorConfig
-from simulator.devices import known_devices
+from simulator.devices import Device, known_devices
 from simulator.profile import shipped_profiles
 from traces.records.definitions import METRICS
+from traces.records.run import load_run
 from twin import show
 from twin.cli import COMMANDS, main
 
@@ -75,6 +79,22 @@ def test_profiles_that_ship_are_listed_with_their_source_and_errors(twin):
         assert set(profile["errors"]) >= {"gemm", "prefill", "decode"}
 
 
+def test_a_datasheet_that_is_printed_can_be_changed_and_named(twin, tmp_path):
+    assert "`twin devices h200 > mine.yaml`" in twin("devices").stdout
+    for name in known_devices():
+        (tmp_path / "mine.yaml").write_text(twin("devices", name).stdout, encoding="utf-8")
+        copied, bundled = Device.load("mine.yaml"), Device.load(name)
+        assert dataclasses.replace(copied, name=name) == bundled
+        assert copied.sources == bundled.sources
+    slow = twin("devices", "h200").stdout.replace("4.8e+12", "2.4e+12")
+    (tmp_path / "mine.yaml").write_text(slow, encoding="utf-8")
+    for name, out in (("h200", "fast"), ("mine.yaml", "slow")):
+        assert twin(*SIMULATE, "--set", f"device.name={name}", "--out", out).exit_code == 0
+    duration = {out: load_run(out).requests["finish_ns"].max() for out in ("fast", "slow")}
+    assert duration["slow"] > duration["fast"]
+    assert "unknown device 'h900'; known: a100" in twin("devices", "h900").stderr
+
+
 def test_the_config_that_is_printed_can_be_given(twin, tmp_path):
     shown = twin("config", "--set", "policy.order=lpm", "--seed", 7).stdout
     (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
@@ -95,6 +115,14 @@ def test_a_printed_config_says_what_each_key_means_and_is_the_config(twin, prese
     assert lines[at - 1].startswith("# Whether the host schedules a step while the device runs")
     assert lines[lines.index("load_format: auto") - 1] == "# safetensors, gguf, dummy)."
     assert max(map(len, lines)) <= 110
+    undocumented = [
+        line
+        for before, line in pairwise(lines)
+        if re.match(r"\w+:", line) and not before.startswith("#")
+    ]
+    if not preset:  # a preset sets options of a batching, which that says of itself
+        assert undocumented == ["model: roofline"]  # the section's own text says what it may be
+    assert lines[lines.index("model: roofline") - 1] == "latency:"
 
 
 def test_the_folder_of_a_run_is_no_trace_and_says_what_takes_it(twin, trace):
@@ -143,6 +171,15 @@ SIMULATE = ("simulate", "--workload", "azure-conversation", "--limit", 3)
             (*SIMULATE, "--set", "policy.ordr=lpm"),
             "unknown key 'policy.ordr'; known here are order",
         ),
+        ((*SIMULATE, "--set", "order=lpm"), "unknown key 'order': that is policy.order; known"),
+        (
+            (*SIMULATE, "--order", "lpm"),
+            "'--order': it is a key of the config, so --set policy.order=lpm",
+        ),
+        ((*SIMULATE, "--page-size=16", "--strict"), "so --set policy.page_size=16"),
+        ((*SIMULATE, "--overlap", "--strict"), "so --set policy.overlap=VALUE"),
+        ((*SIMULATE, "--rates", "3"), "No such option '--rates'. (Did you mean one of"),
+        (("compare", "--order", "lpm"), "No such option '--order'."),
         ((*SIMULATE, "--set", "policy.order=x"), "unknown queue order 'x'; known are dfs-weight"),
         ((*SIMULATE, "--set", "policy.order_options.n=1"), "has no option 'n'; it takes none"),
         ((*SIMULATE, "--set", "policy.page_size=-3"), "policy.page_size: Input should be greater"),

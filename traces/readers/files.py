@@ -12,7 +12,7 @@ import tarfile
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from hashlib import _Hash
     from pathlib import Path
 
@@ -57,10 +57,15 @@ def text_of(path: Path) -> str:
     return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
 
 
-def members(path: Path, digest: _Hash) -> Iterator[Member]:
+def members(
+    path: Path, digest: _Hash, opening: Callable[[str], object] = lambda _name: None
+) -> Iterator[Member]:
     """The files of a trace: a folder's in the order of their names, a tar's as they stand in it.
 
-    `digest` is fed with all that lies there, uncompressed: a tar as a tar.
+    Args:
+        path: the file, the tar or the folder.
+        digest: is fed with all that lies there, uncompressed: a tar as a tar.
+        opening: called with the name of each file of a folder before it is opened.
 
     Raises:
         EOFError: compressed data ends too early.
@@ -71,7 +76,9 @@ def members(path: Path, digest: _Hash) -> Iterator[Member]:
         yield from _opened(path, "", digest)
         return
     for file in folder_files(path):
-        yield from _opened(file, file.relative_to(path).as_posix(), digest)
+        name = file.relative_to(path).as_posix()
+        opening(name)
+        yield from _opened(file, name, digest)
 
 
 def folder_files(folder: Path) -> list[Path]:

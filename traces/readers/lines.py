@@ -69,7 +69,7 @@ class TraceLines:
             TraceError: as in reading them.
         """
         with self._clear_errors():
-            for name, stream in members(self.path, hashlib.sha256()):
+            for name, stream in members(self.path, hashlib.sha256(), self._opening):
                 self.here = Place(name, None)
                 lines: list[tuple[int, str]] = []
                 left = _HEAD_BYTES
@@ -94,7 +94,7 @@ class TraceLines:
         """
         digest = hashlib.sha256()
         with self._clear_errors():
-            for name, stream in members(self.path, digest):
+            for name, stream in members(self.path, digest, self._opening):
                 for number, raw in enumerate(stream, start=1):
                     self.here = Place(name, number)
                     line = self._text(raw)
@@ -110,7 +110,7 @@ class TraceLines:
         """
         digest = hashlib.sha256()
         with self._clear_errors():
-            for name, stream in members(self.path, digest):
+            for name, stream in members(self.path, digest, self._opening):
                 self.here = Place(name, None)
                 content = stream.read()
                 if content.strip():
@@ -169,6 +169,9 @@ class TraceLines:
         if len(self.messages) < _KEPT_MESSAGES:
             self.messages.append(str(located))
 
+    def _opening(self, member: str) -> None:
+        self.here = Place(member, None)
+
     def _named(self, member: str) -> Path:
         return self.path / member if member else self.path
 
@@ -205,12 +208,19 @@ class TraceLines:
             found = f"damaged {error.kind} data ({error.reason})"
             raise self._unreadable(found, "a sound archive") from None
         except FileNotFoundError:
-            raise TraceError(self.path, "no such file", "a trace file") from None
+            raise TraceError(self._failed(), "no such file", "a trace file") from None
         except OSError as error:
             reason = error.strerror or str(error)
-            raise TraceError(self.path, f"an unreadable file ({reason})", "a trace file") from error
+            found = f"an unreadable file ({reason})"
+            raise TraceError(self._failed(), found, "a trace file") from error
 
     def _unreadable(self, found: str, expected: str) -> TraceError:
-        member = f" of {self.here.member}" if self.here.member else ""
+        file, member = self._failed(), self.here.member
         where = f", after line {self.here.line}" if self.here.line else ""
-        return TraceError(self.path, f"{found}{where}{member}", expected)
+        if member and file == self.path:
+            where += f" of {member}"
+        return TraceError(file, f"{found}{where}", expected)
+
+    def _failed(self) -> Path:
+        """The file that was being read: one of the folder's, or the tar whatever stands in it."""
+        return self._named(self.here.member) if self.path.is_dir() else self.path

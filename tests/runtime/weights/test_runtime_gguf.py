@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
 import torch
 
+from policies.model_shape import ModelShape
 from runtime.models.rope import Llama3Scaling, Rope, YarnScaling
 from runtime.weights.load import load_model
 from runtime.weights.names import gguf_views
+from simulator.model_file import load_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,3 +232,38 @@ def _by_transformers(path: Path) -> Any:
     tensors = read(path, return_tensors=True, model_to_load=model)["tensors"]
     assert model.load_state_dict(tensors, strict=False).missing_keys == ["lm_head.weight"]  # tied
     return model
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_simulator_reads_the_shape_that_the_checkpoint_has(
+    tiny_model: Callable[..., Path], tmp_path: Path, architecture: str, tied: bool
+) -> None:
+    # Q8_0 holds rows of a multiple of 32
+    folder = tiny_model(architecture, tie_word_embeddings=tied, moe_intermediate_size=64)
+    loaded = load_model(folder)
+    path = write(loaded, tmp_path / "model.gguf")
+    shape = load_shape(path)
+    assert shape.name == "model"
+    assert dataclasses.replace(shape, name=folder.name) == ModelShape.load(folder)
+    assert shape.parameters == sum(p.numel() for p in loaded.model.parameters())
+    kind = gguf.GGMLQuantizationType.Q8_0
+    quantised = load_shape(write(loaded, tmp_path / "q.gguf", kind=kind))
+    assert (quantised.dtype, quantised.parameters) == ("bfloat16", shape.parameters)
+
+
+def test_what_the_simulator_cannot_read_of_a_gguf_is_said(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"architecture 'mamba' is not supported; .*llama, qwen2"):
+        load_shape(tmp_path / "model.gguf")
+    (tmp_path / "other.gguf").write_bytes(b"\x80 no such file")
+    with pytest.raises(ValueError, match=r"other.gguf: not readable .* expected a whole GGUF"):
+        load_shape(tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match=r"unknown model '.*/nope.gguf'"):
+        load_shape(tmp_path / "nope.gguf")
+    with pytest.raises(ValueError, match=r"other.gguf: holds no text; expected a config.json"):
+        ModelShape.load(tmp_path / "other.gguf")
