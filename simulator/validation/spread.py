@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from simulator.validation.setup import OWN
+from simulator.validation.engine import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

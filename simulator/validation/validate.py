@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.operators.shards import Parallel
 from simulator.validation.answer import answers
+from simulator.validation.assumption import resolved
 from simulator.validation.budget import budget, measured_arrivals
 from simulator.validation.figures import figures
 from simulator.validation.replay import latency_section, replay, split_of
 from simulator.validation.series import series
-from simulator.validation.setup import check_split, resolved, setup_of
+from simulator.validation.setup import setup_of
+from simulator.validation.split import check_split
 from simulator.validation.spread import (
     check_repeats,
     check_same_requests,
@@ -30,11 +32,11 @@ if TYPE_CHECKING:
 
     from simulator.operators.llmservingsim import Link
     from simulator.validation.answer import Answer
+    from simulator.validation.assumption import Assumption
     from simulator.validation.budget import Budget
     from simulator.validation.figures import Figures
     from simulator.validation.replay import Replay
     from simulator.validation.series import Series
-    from simulator.validation.setup import Assumption
     from simulator.validation.spread import Spread
     from traces.real_runs.base import RealRun
 

@@ -15,8 +15,11 @@ from simulator.operators.llmservingsim import variant_folder
 from simulator.operators.shards import Parallel
 from simulator.operators.tables import TableError
 from simulator.simulation import as_config
+from simulator.validation.assumption import resolved
+from simulator.validation.memory import kv_tokens
 from simulator.validation.replay import latency_section, link_of
-from simulator.validation.setup import check_split, kv_tokens, resolved, setup_of
+from simulator.validation.setup import setup_of
+from simulator.validation.split import check_split
 from tests.simulator.validation.made import real
 from traces.real_runs import read_real_run
 from traces.real_runs.base import EngineSettings
