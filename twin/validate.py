@@ -44,8 +44,8 @@ EXAMPLES = (
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a key; repeatable."
 )
-@click.option("--model", metavar="NAME", help="Instead of what the run's files say.")
-@click.option("--device", metavar="NAME", help="Instead of what the run's files say.")
+@click.option("--model", metavar="NAME", help="Instead of what the run's files or --config say.")
+@click.option("--device", metavar="NAME", help="Instead of what the run's files or --config say.")
 @click.option("--like", metavar="REAL", help="A run whose settings stand in for unknown ones.")
 @click.option("--trace", metavar="PATH", help="What was sent, where the results do not hold it.")
 @click.option("--line", type=int, metavar="N", help="Which of several results of a file.")

@@ -6,6 +6,8 @@ by its product's name too.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from policies.config import ConfigError
 from policies.model_shape import ModelShape, bundled_models
 from simulator.devices import Device, known_devices
@@ -15,8 +17,22 @@ from simulator.validation.assumption import Assumption
 NOISE = ("nvidia", "geforce", "blackwell", "server edition", " ", "-", "_")
 
 
-def model_named(name: str | None) -> tuple[ModelShape, Assumption | None]:
-    """A model's shape, and what was assumed where it is that of another.
+class Model(NamedTuple):
+    """A model that was found by a name.
+
+    Attributes:
+        path: what a config names it by.
+        shape: of it.
+        assumed: where the shape is that of another.
+    """
+
+    path: str
+    shape: ModelShape
+    assumed: Assumption | None = None
+
+
+def model_named(name: str | None) -> Model:
+    """The model of a name.
 
     Args:
         name: a bundled name, a path, or one that begins with a bundled name's last part; None where a
@@ -28,7 +44,7 @@ def model_named(name: str | None) -> tuple[ModelShape, Assumption | None]:
     if name is None:
         raise ConfigError("the run does not say its model; give it with --model")
     try:
-        return ModelShape.load(name), None
+        return Model(name, ModelShape.load(name))
     except ValueError as error:
         wanted = name.rsplit("/", 1)[-1].lower()
         alike = [m for m in bundled_models() if wanted.startswith(m.rsplit("/", 1)[-1].lower())]
@@ -36,7 +52,7 @@ def model_named(name: str | None) -> tuple[ModelShape, Assumption | None]:
             raise ConfigError(f"model: {error}; give another with --model") from None
     found = max(alike, key=len)
     why = f"the shape of {name}, by its name"
-    return ModelShape.load(found), Assumption("model.path", found, why)
+    return Model(found, ModelShape.load(found), Assumption("model.path", found, why))
 
 
 def device_named(name: str | None) -> Device:

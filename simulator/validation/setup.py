@@ -15,12 +15,12 @@ from simulator.operators.shards import Parallel
 from simulator.validation.assumption import Assumption, not_given
 from simulator.validation.engine import completed, engine_of
 from simulator.validation.memory import given_tokens, kv_capacity
-from simulator.validation.names import device_named, model_named
+from simulator.validation.names import Model, device_named, model_named
 from simulator.validation.policy import keys_of, policy_of
 from simulator.validation.split import split_over_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from policies.model_shape import ModelShape
     from traces.real_runs.base import EngineSettings, RealRun
@@ -64,12 +64,12 @@ def setup_of(
 
     Args:
         run: the real one.
-        config: sections of a config that hold everything; only how the model is split is then taken
-            from the run.
+        config: sections of a config that hold everything but a model or a device given beside them;
+            only how the model is split is then taken from the run.
         like: another run of that engine, whose settings stand in for those not known, memory apart:
             that depends on the GPU.
-        model: instead of what the run says, a bundled name or a path.
-        device: instead of what the run says.
+        model: instead of what the run or the config says, a bundled name or a path.
+        device: instead of what the run or the config says.
         split: that a profile was measured in, for a run whose files do not say how it was split.
         given: settings by their keys that the config will be overridden with; none of them is assumed.
 
@@ -79,7 +79,7 @@ def setup_of(
     given = given or {}
     model, device = given.get("model.path", model), given.get("device.name", device)
     if config is not None:
-        return _as_configured(config, run.engine, model, split)
+        return _as_configured(config, run.engine, model, device, split)
     if run.run is not None:
         return _as_recorded(run.run, model, device)
     return _as_the_engine_was_set(run, like, model, device, split, given)
@@ -89,14 +89,15 @@ def _as_configured(
     config: Mapping[str, Any],
     engine: EngineSettings | None,
     model: str | None,
+    device: str | None,
     measured: Parallel | None,
 ) -> Setup:
     """A config as it was given, and how the run says its model was split."""
-    shape, _ = model_named(model or config.get("model", {}).get("path", DEFAULT_MODEL))
-    if engine is None:
-        return Setup(dict(config), shape, Parallel(), 1, ())
-    parallel, ranks, _ = split_over_gpus(engine, shape, measured)
-    return Setup(dict(config), shape, parallel, ranks, ())
+    sections, found = _of_model_and_device(config, model, device)
+    parallel, ranks = Parallel(), 1
+    if engine is not None:
+        parallel, ranks, _ = split_over_gpus(engine, found.shape, measured)
+    return Setup(sections, found.shape, parallel, ranks, _known((found.assumed,)))
 
 
 def _as_recorded(run: Run, model: str | None, device: str | None) -> Setup:
@@ -104,20 +105,28 @@ def _as_recorded(run: Run, model: str | None, device: str | None) -> Setup:
     manifest = run.manifest
     given = manifest.get("config", {})
     config = {name: given[name] for name in SimulatorConfig.model_fields if name in given}
-    found = manifest.get("resolved", {})
-    put = {key: found[key] for key in RESOLVED if found.get(key) is not None}
+    resolved = manifest.get("resolved", {})
+    put = {key: resolved[key] for key in RESOLVED if resolved.get(key) is not None}
     config["policy"] = {**config.get("policy", {}), **put}
     capacity = manifest.get("kv_capacity_tokens")
     if capacity is not None:
         config["kv"] = {**config.get("kv", {}), "capacity_tokens": capacity}
-    section = {k: v for k, v in config.get("model", {}).items() if v != "auto"}
-    name = model or section.get("path", DEFAULT_MODEL)
-    shape, alike = model_named(name)
-    config["model"] = {**section, "path": name if alike is None else shape.name}
+    config["model"] = {k: v for k, v in config.get("model", {}).items() if v != "auto"}
+    sections, found = _of_model_and_device(config, model, device)
+    ranks = int(manifest.get("ranks", 1))
+    return Setup(sections, found.shape, Parallel(), ranks, _known((found.assumed,)))
+
+
+def _of_model_and_device(
+    config: Mapping[str, Any], model: str | None, device: str | None
+) -> tuple[dict[str, Any], Model]:
+    """A config's sections with the model and the GPU that were given for its own, if any were."""
+    section = config.get("model", {})
+    found = model_named(model or section.get("path", DEFAULT_MODEL))
+    sections = {**config, "model": {**section, "path": found.path}}
     if device is not None:
-        config["device"] = {"name": device}
-    assumptions = () if alike is None else (alike,)
-    return Setup(config, shape, Parallel(), int(manifest.get("ranks", 1)), assumptions)
+        sections["device"] = {"name": device_named(device).name}
+    return sections, found
 
 
 def _as_the_engine_was_set(
@@ -130,7 +139,8 @@ def _as_the_engine_was_set(
 ) -> Setup:
     """A config from what is known of an engine's settings, and what had to be assumed for the rest."""
     engine, stand_ins = completed(engine_of(run, given.get("preset")), like)
-    shape, alike = model_named(model or engine.model)
+    found = model_named(model or engine.model)
+    shape = found.shape
     gpu = device_named(device or engine.device)
     parallel, ranks, split = split_over_gpus(engine, shape, measured)
     policy, defaults = policy_of(engine)
@@ -139,17 +149,16 @@ def _as_the_engine_was_set(
     policy["context_limit"], limit = _context_limit(engine, shape, override or capacity)
     sections = {
         "preset": engine.engine,
-        "model": {"path": shape.name},
+        "model": {"path": found.path},
         "device": {"name": gpu.name},
         "kv": {"capacity_tokens": capacity},
         "policy": policy,
     }
     if run.concurrency is not None:
         sections["workload"] = {"loop": "closed", "concurrency": run.concurrency}
-    assumed = [*stand_ins, alike, split, *defaults, derived, limit]
+    assumed = _known((*stand_ins, found.assumed, split, *defaults, derived, limit))
     keys = {**keys_of(engine.engine), "context_limit": "policy.context_limit"}
-    told = not_given([one for one in assumed if one is not None], given, keys)
-    return Setup(sections, shape, parallel, ranks, told)
+    return Setup(sections, shape, parallel, ranks, not_given(assumed, given, keys))
 
 
 def _context_limit(
@@ -161,3 +170,8 @@ def _context_limit(
     limit = min(model.max_position_embeddings, room)
     why = "all that the KV memory holds" if limit == room else "the model's own"
     return limit, Assumption("policy.context_limit", limit, why)
+
+
+def _known(assumed: Iterable[Assumption | None]) -> tuple[Assumption, ...]:
+    """Those that there are."""
+    return tuple(one for one in assumed if one is not None)

@@ -57,7 +57,7 @@ class Question:
         settings: `section.key=value` settings over it.
         profile: what says how long steps take; by default what the config says.
         like: a run whose settings stand in for those not known.
-        model, device: instead of what the run says.
+        model, device: instead of what the run or the config says.
         link: between GPUs; by default what the run's files say.
         arrivals_as_measured: send requests when they came, rather than when they were to come.
     """
