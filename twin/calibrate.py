@@ -64,7 +64,9 @@ def calibrate(
     if as_json:
         show.show_json(profile.model_dump(mode="json"))
     else:
-        _show(profile)
+        _show(profile, warned_of=made.warning)
+    if made.warning is not None:
+        click.echo(f"warning: {made.warning}", err=True)
     click.echo(f"profile: {path}", err=True)
     if plot:
         from simulator.calibration.plots import save_residual_plot
@@ -74,8 +76,8 @@ def calibrate(
         click.echo(f"plot: {picture}", err=True)
 
 
-def _show(profile: CalibratedProfile) -> None:
-    """The errors as a table, then what there is to know beside them."""
+def _show(profile: CalibratedProfile, *, warned_of: str | None) -> None:
+    """The errors as a table, then what there is to know beside them and is not warned of apart."""
     from twin import show
 
     click.echo(f"{profile.model} on {profile.device}: {profile.steps:,} steps\n")
@@ -106,4 +108,5 @@ def _show(profile: CalibratedProfile) -> None:
         for line in left.slowest:
             click.echo(f"  {line}")
     for text in profile.approximations:
-        click.echo(f"approximation: {text}")
+        if text != warned_of:
+            click.echo(f"approximation: {text}")

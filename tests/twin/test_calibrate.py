@@ -63,6 +63,20 @@ def test_a_run_given_twice_is_one_message(twin, run):
     assert not Path("p.json").exists()
 
 
+def test_a_bad_fit_is_warned_of_and_every_simulation_with_it_says_so(twin, trace):
+    with noisy_device(0.5):
+        simulate(work(1, 40, rate=10), out="bad", records=("requests", "steps", "decisions"))
+    result = twin("calibrate", "bad", "--out", "p.json", "--no-plot")
+    assert result.exit_code == 0
+    (warning,) = (line for line in result.stderr.splitlines() if line.startswith("warning: "))
+    assert "fits badly" in warning
+    assert "fits badly" not in result.stdout
+    sets = ("--set", "latency.model=calibrated", "--set", "latency.profile=p.json")
+    assert twin("simulate", "--trace", trace, "--out", "out", *sets).exit_code == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert warning.removeprefix("warning: ") in manifest["approximations"]
+
+
 def test_json_is_all_that_stdout_gets(twin, run):
     result = twin("calibrate", run, "--out", "p.json", "--json", "--no-plot", "--hold-out", 4)
     assert "every 4th step" in json.loads(result.stdout)["errors"]
