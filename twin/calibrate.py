@@ -87,10 +87,10 @@ def _show(profile: CalibratedProfile, *, warned_of: str | None) -> None:
             (
                 name,
                 f"{e.steps:,}",
-                f"{e.median:.1%}",
-                f"{e.mean:.1%}",
-                f"{e.p95:.1%}",
-                f"{e.total:+.1%}",
+                show.percent(e.median),
+                show.percent(e.mean),
+                show.percent(e.p95),
+                show.percent(e.total, "+.1f"),
             )
             for name, e in profile.errors.items()
         ],
@@ -102,8 +102,8 @@ def _show(profile: CalibratedProfile, *, warned_of: str | None) -> None:
     left = profile.left_out
     if left.steps:
         click.echo(
-            f"left out: {left.steps:,} steps, {left.time_share:.1%} of the device time; {left.why}; the "
-            "slowest:"
+            f"left out: {left.steps:,} steps, {show.percent(left.time_share)} of the device time; "
+            f"{left.why}; the slowest:"
         )
         for line in left.slowest:
             click.echo(f"  {line}")

@@ -216,8 +216,8 @@ def _show(made: Validation) -> None:
                     f"{s.lowest:,.2f}",
                     f"{s.highest:,.2f}",
                     f"{s.simulated:,.2f}",
-                    f"{s.error:+.1%}",
-                    f"{s.spread:.1%}",
+                    show.percent(s.error, "+.1f"),
+                    show.percent(s.spread),
                     "yes" if s.within else "no",
                 )
                 for s in made.spreads
@@ -241,7 +241,12 @@ def _show_figures(found: Figures) -> None:
     show.show_rows(
         ("", "real", "simulated", "error"),
         [
-            (row.label, f"{row.real:,.2f}", f"{row.simulated:,.2f}", f"{row.error:+.2%}")
+            (
+                row.label,
+                f"{row.real:,.2f}",
+                f"{row.simulated:,.2f}",
+                show.percent(row.error, "+.2f"),
+            )
             for row in found.rows
         ],
     )
@@ -255,7 +260,7 @@ def _show_series(one: Compared) -> None:
         show.show_rows(
             ("", "difference", "real run"),
             [
-                (s.name, _share(s.error), "as watched" if s.watched else "from its requests")
+                (s.name, show.percent(s.error), "as watched" if s.watched else "from its requests")
                 for s in one.series
             ],
         )
@@ -269,21 +274,16 @@ def _show_budget(made: Validation) -> None:
     assert found is not None
     names = list(found.base)
     click.echo("\nError of the mean with one measured part put in at a time\n")
-    rows = [("as simulated", *(f"{found.base[name]:+.2%}" for name in names), "")]
+    rows = [("as simulated", *(show.percent(found.base[name], "+.2f") for name in names), "")]
     rows += [
         (
             part.name,
-            *(f"{part.errors[name]:+.2%}" if name in part.errors else "-" for name in names),
+            *(show.percent(part.errors.get(name, math.nan), "+.2f") for name in names),
             part.note,
         )
         for part in found.parts
     ]
     show.show_rows(("", *(LABELS[name] for name in names), ""), rows)
-
-
-def _share(error: float) -> str:
-    """In percent; there is none of a mean of zero."""
-    return f"{error:.1%}" if math.isfinite(error) else "-"
 
 
 def _show_answers(made: Validation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_a_run_becomes_a_profile_with_its_errors_and_a_picture(twin, run):
     assert "Qwen/Qwen3-8B on NVIDIA H200" in result.stdout
     for said in ("every 5th step", "the largest work", "summed time", "decode_kv_tokens"):
         assert said in result.stdout
+    assert re.search(r"\d %", result.stdout)
+    assert not re.search(r"\d%", result.stdout)
     assert "plot: p.png" in result.stderr
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     profile = CalibratedProfile.load("p.json")
