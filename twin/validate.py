@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from simulator.operators.llmservingsim import Link
+    from simulator.validation.compare import Compared, Question
     from simulator.validation.figures import Figures
-    from simulator.validation.validate import Compared, Question, Validation
+    from simulator.validation.validate import Validation
 
 EXAMPLES = (
     "\b\nExamples:"
@@ -100,7 +101,7 @@ def validate(
     Several are taken as repeats, which tell what the real system differs from itself. Settings come
     from the run's files; what they do not say is told.
     """
-    from simulator.validation.validate import Question
+    from simulator.validation.compare import Question
     from simulator.validation.validate import validate as run_validation
     from traces.real_runs.read import read_real_run
     from twin.plugins import load_plugins
@@ -202,10 +203,10 @@ def _show(made: Validation) -> None:
     from simulator.validation.figures import label
     from twin import show
 
-    for one in made.repeats[:1]:
-        click.echo(f"{one.real.name}: {one.figures.requests:,} requests, {one.real.source}\n")
-        _show_figures(one.figures)
-        _show_series(one)
+    first = made.repeats[0]
+    click.echo(f"{first.real.name}: {first.figures.requests:,} requests, {first.real.source}\n")
+    _show_figures(first.figures)
+    _show_series(first)
     if made.spreads:
         click.echo(f"\nOver {len(made.repeats)} repeats of the real run\n")
         show.show_rows(
@@ -227,7 +228,7 @@ def _show(made: Validation) -> None:
         _show_budget(made)
     if made.answers:
         _show_answers(made)
-    told = _told(made.repeats[0])
+    told = _told(first)
     click.echo("\n".join(told))
     if made.other is not None:
         more = [line for line in _told(made.other) if line not in told]

@@ -17,8 +17,8 @@ from simulator.operators.shards import Parallel
 from simulator.operators.tables import TableError
 from simulator.simulation import as_config
 from simulator.validation.assumption import resolved
+from simulator.validation.latency import latency_section, link_of
 from simulator.validation.memory import kv_tokens
-from simulator.validation.replay import latency_section, link_of
 from simulator.validation.setup import setup_of
 from simulator.validation.split import check_split
 from tests.simulator.validation.made import real
