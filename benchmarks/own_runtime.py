@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from runtime.weights.load import LoadedModel
     from simulator.validation.answer import Answer
     from simulator.validation.budget import Budget
-    from simulator.validation.validate import Question, Validation
+    from simulator.validation.compare import Question
+    from simulator.validation.validate import Validation
     from traces import Workload
     from traces.real_runs.base import RealRun
 
@@ -164,7 +165,7 @@ def _machine(runs: Path, case: tuple[str, str], turn: int) -> Path:
 
 def question(profile: Path) -> Question:
     """How a run is simulated: as it was recorded, with a profile."""
-    from simulator.validation.validate import Question
+    from simulator.validation.compare import Question
 
     # what the runtime reads in its own way: KV as its weights are, no section about the host
     settings = ("model.kv_dtype=bf16", f"host.profile={profile}")

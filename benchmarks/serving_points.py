@@ -37,7 +37,7 @@ from simulator.operators.from_tables import condense
 from simulator.operators.shards import Parallel
 from simulator.operators.tables import Tables
 from simulator.simulation import simulate
-from simulator.validation.setup import kv_tokens
+from simulator.validation.memory import kv_tokens
 from traces.tokens import SyntheticTokens
 from traces.workload import TraceRequest, Workload
 

@@ -18,8 +18,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from simulator.validation.compare import Compared, Question, compare
 from simulator.validation.figures import Figures, figures
-from simulator.validation.validate import Compared, Question, compared
 from traces.real_runs import RealRun, read_real_run
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "gpu" / "llmservingsim"
@@ -101,7 +101,7 @@ def _one(gpu: str, run: RealRun, other: RealRun, data: Path, keep: Path) -> None
     profile = data / "profiler" / "perf" / gpu / "meta-llama" / MODEL / "bf16"
     like = None if other is run else other
     asked = Question(profile=str(profile), like=like)
-    made = compared(run, asked, keep)
+    made = compare(run, asked, keep)
     print(f"\n{gpu}, {MODEL}, {made.figures.requests} requests\n")
     print(f"{'':12}{'real':>12}{'simulated':>12}{'error':>9}{'goal':>8}{'LLMServingSim':>15}")
     for (metric, statistic), goal in GOALS.items():
@@ -127,7 +127,7 @@ def _one(gpu: str, run: RealRun, other: RealRun, data: Path, keep: Path) -> None
 
 
 def _again(run: RealRun, asked: Question, keep: Path) -> Figures:
-    made = compared(run, asked, keep)
+    made = compare(run, asked, keep)
     return figures(run, made.simulated.run)
 
 

@@ -64,7 +64,9 @@ def calibrate(
     if as_json:
         show.show_json(profile.model_dump(mode="json"))
     else:
-        _show(profile)
+        _show(profile, warned_of=made.warning)
+    if made.warning is not None:
+        click.echo(f"warning: {made.warning}", err=True)
     click.echo(f"profile: {path}", err=True)
     if plot:
         from simulator.calibration.plots import save_residual_plot
@@ -74,8 +76,8 @@ def calibrate(
         click.echo(f"plot: {picture}", err=True)
 
 
-def _show(profile: CalibratedProfile) -> None:
-    """The errors as a table, then what there is to know beside them."""
+def _show(profile: CalibratedProfile, *, warned_of: str | None) -> None:
+    """The errors as a table, then what there is to know beside them and is not warned of apart."""
     from twin import show
 
     click.echo(f"{profile.model} on {profile.device}: {profile.steps:,} steps\n")
@@ -85,10 +87,10 @@ def _show(profile: CalibratedProfile) -> None:
             (
                 name,
                 f"{e.steps:,}",
-                f"{e.median:.1%}",
-                f"{e.mean:.1%}",
-                f"{e.p95:.1%}",
-                f"{e.total:+.1%}",
+                show.percent(e.median),
+                show.percent(e.mean),
+                show.percent(e.p95),
+                show.percent(e.total, "+.1f"),
             )
             for name, e in profile.errors.items()
         ],
@@ -100,10 +102,11 @@ def _show(profile: CalibratedProfile) -> None:
     left = profile.left_out
     if left.steps:
         click.echo(
-            f"left out: {left.steps:,} steps, {left.time_share:.1%} of the device time; {left.why}; the "
-            "slowest:"
+            f"left out: {left.steps:,} steps, {show.percent(left.time_share)} of the device time; "
+            f"{left.why}; the slowest:"
         )
         for line in left.slowest:
             click.echo(f"  {line}")
     for text in profile.approximations:
-        click.echo(f"approximation: {text}")
+        if text != warned_of:
+            click.echo(f"approximation: {text}")

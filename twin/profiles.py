@@ -27,7 +27,7 @@ def profiles(*, as_json: bool) -> None:
     rows = [
         (
             name,
-            *(f"{one.errors[key]:.1%}" if key in one.errors else "-" for key in SHOWN),
+            *(show.percent(one.errors[key]) if key in one.errors else "-" for key in SHOWN),
             one.source,
         )
         for name, one in found.items()

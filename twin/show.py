@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from math import isfinite
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,11 @@ def _paragraph(
         if line
     )
     return "\n".join((click.style(first[1], bold=True), *folded))
+
+
+def percent(share: float, form: str = ".1f") -> str:
+    """A share in percent, in such a format; a dash for what is no number."""
+    return f"{100 * share:{form}} %" if isfinite(share) else "-"
 
 
 def show_json(value: object) -> None:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from simulator.operators.llmservingsim import Link
+    from simulator.validation.compare import Compared, Question
     from simulator.validation.figures import Figures
-    from simulator.validation.validate import Compared, Question, Validation
+    from simulator.validation.validate import Validation
 
 EXAMPLES = (
     "\b\nExamples:"
@@ -44,8 +45,8 @@ EXAMPLES = (
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Override a key; repeatable."
 )
-@click.option("--model", metavar="NAME", help="Instead of what the run's files say.")
-@click.option("--device", metavar="NAME", help="Instead of what the run's files say.")
+@click.option("--model", metavar="NAME", help="Instead of what the run's files or --config say.")
+@click.option("--device", metavar="NAME", help="Instead of what the run's files or --config say.")
 @click.option("--like", metavar="REAL", help="A run whose settings stand in for unknown ones.")
 @click.option("--trace", metavar="PATH", help="What was sent, where the results do not hold it.")
 @click.option("--line", type=int, metavar="N", help="Which of several results of a file.")
@@ -100,7 +101,7 @@ def validate(
     Several are taken as repeats, which tell what the real system differs from itself. Settings come
     from the run's files; what they do not say is told.
     """
-    from simulator.validation.validate import Question
+    from simulator.validation.compare import Question
     from simulator.validation.validate import validate as run_validation
     from traces.real_runs.read import read_real_run
     from twin.plugins import load_plugins
@@ -202,10 +203,10 @@ def _show(made: Validation) -> None:
     from simulator.validation.figures import label
     from twin import show
 
-    for one in made.repeats[:1]:
-        click.echo(f"{one.real.name}: {one.figures.requests:,} requests, {one.real.source}\n")
-        _show_figures(one.figures)
-        _show_series(one)
+    first = made.repeats[0]
+    click.echo(f"{first.real.name}: {first.figures.requests:,} requests, {first.real.source}\n")
+    _show_figures(first.figures)
+    _show_series(first)
     if made.spreads:
         click.echo(f"\nOver {len(made.repeats)} repeats of the real run\n")
         show.show_rows(
@@ -216,8 +217,8 @@ def _show(made: Validation) -> None:
                     f"{s.lowest:,.2f}",
                     f"{s.highest:,.2f}",
                     f"{s.simulated:,.2f}",
-                    f"{s.error:+.1%}",
-                    f"{s.spread:.1%}",
+                    show.percent(s.error, "+.1f"),
+                    show.percent(s.spread),
                     "yes" if s.within else "no",
                 )
                 for s in made.spreads
@@ -227,7 +228,7 @@ def _show(made: Validation) -> None:
         _show_budget(made)
     if made.answers:
         _show_answers(made)
-    told = _told(made.repeats[0])
+    told = _told(first)
     click.echo("\n".join(told))
     if made.other is not None:
         more = [line for line in _told(made.other) if line not in told]
@@ -241,7 +242,12 @@ def _show_figures(found: Figures) -> None:
     show.show_rows(
         ("", "real", "simulated", "error"),
         [
-            (row.label, f"{row.real:,.2f}", f"{row.simulated:,.2f}", f"{row.error:+.2%}")
+            (
+                row.label,
+                f"{row.real:,.2f}",
+                f"{row.simulated:,.2f}",
+                show.percent(row.error, "+.2f"),
+            )
             for row in found.rows
         ],
     )
@@ -255,7 +261,7 @@ def _show_series(one: Compared) -> None:
         show.show_rows(
             ("", "difference", "real run"),
             [
-                (s.name, _share(s.error), "as watched" if s.watched else "from its requests")
+                (s.name, show.percent(s.error), "as watched" if s.watched else "from its requests")
                 for s in one.series
             ],
         )
@@ -269,21 +275,16 @@ def _show_budget(made: Validation) -> None:
     assert found is not None
     names = list(found.base)
     click.echo("\nError of the mean with one measured part put in at a time\n")
-    rows = [("as simulated", *(f"{found.base[name]:+.2%}" for name in names), "")]
+    rows = [("as simulated", *(show.percent(found.base[name], "+.2f") for name in names), "")]
     rows += [
         (
             part.name,
-            *(f"{part.errors[name]:+.2%}" if name in part.errors else "-" for name in names),
+            *(show.percent(part.errors.get(name, math.nan), "+.2f") for name in names),
             part.note,
         )
         for part in found.parts
     ]
     show.show_rows(("", *(LABELS[name] for name in names), ""), rows)
-
-
-def _share(error: float) -> str:
-    """In percent; there is none of a mean of zero."""
-    return f"{error:.1%}" if math.isfinite(error) else "-"
 
 
 def _show_answers(made: Validation) -> None:

@@ -32,7 +32,7 @@ from simulator.recorder import Recorder
 from simulator.simulation import as_config
 from simulator.validation.budget import measured_arrivals
 from simulator.validation.figures import figures
-from simulator.validation.replay import latency_section
+from simulator.validation.latency import latency_section
 from simulator.validation.setup import setup_of
 from simulator.world import World
 from traces.load import OpenLoop

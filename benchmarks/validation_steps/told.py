@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.validation_steps.kept import kept
 from benchmarks.validation_steps.tables import BUDGET, Stretch
 from simulator.latency.base import StepShape
-from simulator.validation.validate import Question, compared
+from simulator.validation.compare import Question, compare
 from traces.real_runs import read_real_run
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def served(folder: Path, like: Path, profile: Path) -> list[Served]:
     run, other = read_real_run(folder), read_real_run(like)
     with TemporaryDirectory() as keep:
         asked = Question(profile=str(profile), like=other, arrivals_as_measured=True)
-        simulated = compared(run, asked, Path(keep) / "profile.json").simulated.run.run
+        simulated = compare(run, asked, Path(keep) / "profile.json").simulated.run.run
     assert simulated is not None
     table = simulated.requests
     # KV never fills, so what a prompt finds cached depends on the order of prompts alone

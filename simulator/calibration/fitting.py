@@ -2,7 +2,7 @@
 
 Runs have to be of one model on one device, run the same way. What their records cannot tell (one batch
 size only, no step with prefill, rows' own lengths) is written into the profile as an approximation, and
-from there into the manifest of every run that is simulated with it.
+from there into the manifest of every run that is simulated with it; so is a fit that is far off.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from simulator.calibration.profile import Errors
     from traces.records.run import Run
 
 LEAST_STEPS: Final = 50
 MOST_STEPS: Final = 8_000
 """More steps are thinned to so many: a fit does not get better, only slower."""
+LARGE_ERROR: Final = 0.2
+"""The median error of a step, in the fit or held out, above which a calibration is warned of: twice what
+latencies may be off end to end (10 %, docs/fidelity.md). On a quiet machine it is 2 to 3 %
+(benchmarks/results/own_runtime_cpu.json)."""
 TRAITS: Final = (
     "model",
     "device",
@@ -48,12 +53,14 @@ class Calibration(NamedTuple):
         steps: that it was fitted to.
         kept: bool, shape (steps,): false for outliers.
         predicted_ns: float64, shape (steps,): what the profile says of each.
+        warning: that it fits badly, and what helps; also the first of the profile's approximations.
     """
 
     profile: CalibratedProfile
     steps: Steps
     kept: NDArray[np.bool_]
     predicted_ns: NDArray[np.float64]
+    warning: str | None = None
 
 
 def calibrate(runs: Sequence[Run], *, every: int = 5) -> Calibration:
@@ -90,6 +97,10 @@ def calibrate(runs: Sequence[Run], *, every: int = 5) -> Calibration:
     errors = {"in the fit": errors_of(predicted, steps.duration_ns, fit.kept)}
     errors |= hold_out(steps, fit.kept, run_of, names, every)
     modes = tuple(mode for i, mode in enumerate(MODES) if (steps.mode == i).any())
+    told = _approximations(steps, modes, thin, runs)
+    warning = _warning(errors, _clock(runs[0]))
+    if warning is not None:
+        told = (warning, *told)
     profile = CalibratedProfile(
         model=model,
         device=device,
@@ -100,10 +111,10 @@ def calibrate(runs: Sequence[Run], *, every: int = 5) -> Calibration:
         steps=len(steps),
         errors=errors,
         left_out=_left_out(steps, fit.kept, predicted, [names[i] for i in run_of]),
-        approximations=_approximations(steps, modes, thin, runs),
+        approximations=told,
         provenance={"runs": [_provenance(run) for run in runs]},
     )
-    return Calibration(profile, steps, fit.kept, predicted)
+    return Calibration(profile, steps, fit.kept, predicted, warning)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -196,6 +207,20 @@ def _left_out(
         ),
         why=f"further from the fit than {SPREADS:g} spreads of their kind of step, and by {LEAST_RATIO:g} "
         "times at least",
+    )
+
+
+def _warning(errors: Mapping[str, Errors], clock: str) -> str | None:
+    """That a calibration fits badly, by how much, and what helps; None for one that does not."""
+    where, worst = max(errors.items(), key=lambda item: item[1].median)
+    if worst.median <= LARGE_ERROR:
+        return None
+    helps = "more steps in batches of many sizes, a quieter machine"
+    if clock == "wall":
+        helps += ", or `runtime.clock: cpu` for steps on a CPU that other programs use too"
+    return (
+        f"the calibration fits badly: steps are off by {100 * worst.median:.1f} % in the median ({where}); "
+        f"what helps: {helps}"
     )
 
 

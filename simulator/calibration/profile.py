@@ -133,7 +133,7 @@ class CalibratedProfile(Part):
         steps: that were used.
         errors: on steps held out, by how they were chosen.
         left_out: outliers.
-        approximations: what the records could not tell.
+        approximations: what the records could not tell, and that it is far off where it is.
         provenance: what the runs' manifests say of machine and software.
     """
 

@@ -148,7 +148,8 @@ def build(section: LatencyConfig, config: ModelConfig, model: ModelShape, device
             return _calibrated(
                 "latency.profile", section.profile, model, device, accept=section.accept_mismatch
             )
-    return _replayed(section, model, device)
+        case ReplayedConfig():
+            return _replayed(section, model, device)
 
 
 def _operators(
@@ -166,13 +167,21 @@ def _operators(
         profile, name = _condensed(section, config, model, device), "condensed"
     else:
         name = section.profile or f"{device.name}.{model.name.rsplit('/', 1)[-1].lower()}"
+        folder = Path(name)
         try:
-            folder = Path(name).is_dir()
-            profile = _from_folder(section, Path(name), model) if folder else load_operators(name)
+            profile = (
+                _from_folder(section, folder, model) if folder.is_dir() else load_operators(name)
+            )
         except ValueError as error:
             raise ConfigError(f"latency.profile: {error}") from None
         _check_dtypes(profile, config, model)
-    found = _matched("latency.profile", name, profile.model, profile.gpu, model, device, section)
+    found = _matched(
+        "latency.profile",
+        name,
+        (profile.model, profile.gpu),
+        (model.name, device.name),
+        accept=section.accept_mismatch,
+    )
     source = {
         "model": "operators",
         "profile": name,
@@ -242,8 +251,8 @@ def _calibrated(key: str, path: str, model: ModelShape, device: Device, *, accep
         profile = load_calibrated(path)
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
-    section = CalibratedConfig(profile=path, accept_mismatch=accept)
-    found = _matched(key, path, profile.model, profile.device, model, device, section)
+    measured, wanted = (profile.model, profile.device), (model.name, device.name)
+    found = _matched(key, path, measured, wanted, accept=accept)
     source = {"model": "calibrated", "profile": path, "steps": profile.steps}
     return Chosen(CalibratedLatency(profile), source, found)
 
@@ -266,29 +275,39 @@ def _replayed(section: ReplayedConfig, model: ModelShape, device: Device) -> Cho
         latency = ReplayedLatency(run, otherwise)
     except (RecordError, CalibrationError) as error:
         raise ConfigError(f"latency.run: {error}") from None
-    ran = run.manifest.get("hardware", {})
-    if isinstance(ran.get("model"), str) and isinstance(ran.get("device"), str):
+    hardware = run.manifest.get("hardware", {})
+    its_model, its_device = hardware.get("model"), hardware.get("device")
+    if isinstance(its_model, str) and isinstance(its_device, str):
         found += _matched(
-            "latency.run", section.run, ran["model"], ran["device"], model, device, section
+            "latency.run",
+            section.run,
+            (its_model, its_device),
+            (model.name, device.name),
+            accept=section.accept_mismatch,
         )
     return Chosen(latency, {"model": "replayed", "run": section.run}, found)
 
 
 def _matched(
-    key: str,
-    name: str,
-    its_model: str,
-    its_device: str,
-    model: ModelShape,
-    device: Device,
-    section: OperatorsConfig | CalibratedConfig | ReplayedConfig,
+    key: str, name: str, measured: tuple[str, str], wanted: tuple[str, str], *, accept: bool
 ) -> tuple[str, ...]:
-    """What to tell of a profile or a run that is used; an error where it is of something else."""
+    """What to tell of a profile or a run that is used.
+
+    Args:
+        key: of the config, that names it.
+        name: of the profile or the run.
+        measured: model and device that it is of.
+        wanted: those of the config.
+        accept: use it even where it is of others.
+
+    Raises:
+        ConfigError: where it is of others.
+    """
     from simulator.profile import mismatches
 
     what = "run" if key == "latency.run" else "profile"
-    wrong, unknown = mismatches(its_model, its_device, model.name, device.name)
-    if wrong and not section.accept_mismatch:
+    wrong, unknown = mismatches(*measured, *wanted)
+    if wrong and not accept:
         raise ConfigError(
             f"{key}: {name} is no {what} for this: {'; '.join(wrong)}. Set model.path and device.name, "
             f"take another {what}, or accept it with latency.accept_mismatch"

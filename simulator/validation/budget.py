@@ -24,7 +24,6 @@ from simulator.calibration.fitting import calibrate
 from simulator.calibration.host import fit_host
 from simulator.calibration.steps import CalibrationError, Steps
 from simulator.config import Plan
-from simulator.host import HostModel, HostOptions
 from simulator.simulation import as_config
 from simulator.validation.figures import figures
 from simulator.validation.replay import replay
@@ -91,118 +90,144 @@ def budget(
         ranks: data-parallel ranks.
         base: what the simulation came to.
     """
-    found = _Budget(real, dict(config), keep, ranks, _errors(base))
-    parts = [
-        found.step_durations(),
-        found.host_times(),
-        found.kv_capacity(),
-        found.arrivals(),
-        found.decisions(),
-        found.everything(),
-    ]
-    return Budget(found.base, tuple(parts))
+    means = _means(base)
+    parts = _Parts(
+        real,
+        config,
+        ranks,
+        {name: means[name] for name in LATENCIES if name in means},
+        _own_steps(real, keep),
+        measured_arrivals(real),
+    )
+    return Budget(
+        parts.base,
+        (
+            parts.step_durations(),
+            parts.host_times(),
+            parts.kv_capacity(),
+            parts.arrivals(),
+            parts.decisions(),
+            parts.everything(),
+        ),
+    )
 
 
-def _errors(found: Figures) -> dict[str, float]:
+def _means(found: Figures) -> dict[str, float]:
+    """Errors of the means."""
     return {row.metric: row.error for row in found.rows if row.statistic == "mean"}
 
 
-class _Budget:
-    """Simulations of one real run, each with something of it put in."""
+@dataclass(frozen=True, slots=True)
+class _OwnSteps:
+    """A run's own steps.
 
-    def __init__(
-        self,
-        real: RealRun,
-        config: dict[str, Any],
-        keep: Path,
-        ranks: int,
-        base: dict[str, float],
-    ) -> None:
-        self.base = {name: base[name] for name in LATENCIES if name in base}
-        self._real = real
-        self._config = config
-        self._keep = keep
-        self._ranks = ranks
-        self._put: dict[str, Any] = {}  # sections put in so far, for everything at once
-        self._sent: Workload | None = None
-        self._profile = keep / "own-steps.json"
-        self._steps: Steps | None = None
-        self._why_no_steps = "steps were not recorded"
-        if real.run is not None and real.run.has("steps"):
-            try:
-                self._steps = Steps.of(real.run)
-                calibrate([real.run]).profile.save(self._profile)
-            except CalibrationError as error:
-                self._steps, self._why_no_steps = None, str(error)
+    Attributes:
+        recorded: as they were.
+        sections: of a config, `latency` and `host`, with models fitted to them.
+    """
+
+    recorded: Steps
+    sections: dict[str, Any]
+
+
+def _own_steps(real: RealRun, keep: Path) -> _OwnSteps | str:
+    """A run's own steps; in words why they are not known, where they are not."""
+    if real.run is None or not real.run.has("steps"):
+        return "steps were not recorded"
+    profile = keep / "own-steps.json"
+    try:
+        recorded = Steps.of(real.run)
+        calibrate([real.run]).profile.save(profile)
+    except CalibrationError as error:
+        return str(error)
+    latency = {"model": "calibrated", "profile": str(profile), "accept_mismatch": True}
+    return _OwnSteps(recorded, {"latency": latency, "host": fit_host(recorded)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Simulations of one real run, each with something of it put in.
+
+    Attributes:
+        real: the run.
+        config: all that it was simulated with.
+        ranks: data-parallel ranks.
+        base: errors of that simulation.
+        steps: the run's own, or why they are not known.
+        sent: requests when they came, if that is known.
+    """
+
+    real: RealRun
+    config: Mapping[str, Any]
+    ranks: int
+    base: dict[str, float]
+    steps: _OwnSteps | str
+    sent: Workload | None
 
     def step_durations(self) -> Part:
-        if self._steps is None:
-            return _unknown("step durations", self._why_no_steps)
-        section = {
-            "model": "calibrated",
-            "profile": str(self._profile),
-            "accept_mismatch": True,
-        }
-        self._put["latency"] = section
-        return self._with("step durations", {"latency": section}, "a model fitted to its own steps")
+        return self._fitted("step durations", "latency")
 
     def host_times(self) -> Part:
-        if self._steps is None:
-            return _unknown("host times", self._why_no_steps)
-        section = fit_host(self._steps)
-        self._put["host"] = section
-        return self._with("host times", {"host": section}, "a model fitted to its own steps")
+        return self._fitted("host times", "host")
+
+    def _fitted(self, name: str, section: str) -> Part:
+        if isinstance(self.steps, str):
+            return _unknown(name, self.steps)
+        sections = {section: self.steps.sections[section]}
+        return self._part(name, self._simulated(sections), "a model fitted to its own steps")
 
     def kv_capacity(self) -> Part:
-        engine = self._real.engine
-        if engine is None or engine.kv_tokens is None:
+        section = self._kv_section()
+        if section is None:
             return _unknown("KV capacity", "it was not recorded")
-        section = {**self._config.get("kv", {}), "capacity_tokens": engine.kv_tokens}
-        if section == self._config.get("kv"):
-            return Part(
-                "KV capacity", self.base, dict.fromkeys(self.base, 0.0), "was given as it is"
-            )
-        self._put["kv"] = section
-        return self._with("KV capacity", {"kv": section}, f"{engine.kv_tokens:,} tokens")
+        if section == self.config.get("kv"):
+            unchanged = dict.fromkeys(self.base, 0.0)
+            return Part("KV capacity", self.base, unchanged, "was given as it is")
+        note = f"{section['capacity_tokens']:,} tokens"
+        return self._part("KV capacity", self._simulated({"kv": section}), note)
+
+    def _kv_section(self) -> dict[str, Any] | None:
+        """Section `kv` with the capacity that the engine had, if that is known."""
+        engine = self.real.engine
+        if engine is None or engine.kv_tokens is None:
+            return None
+        return {**self.config.get("kv", {}), "capacity_tokens": engine.kv_tokens}
 
     def arrivals(self) -> Part:
-        sent = measured_arrivals(self._real)
-        if sent is None:
+        if self.sent is None:
             return _unknown("arrival times", "they were not recorded, or follow from the answers")
-        self._sent = sent
-        planned = {request.id: request.arrival_ns for request in self._real.workload}
-        late = [request.arrival_ns - planned[request.id] for request in sent]
-        most = (max(late) - min(late)) / 1e6
-        return self._with("arrival times", {}, f"up to {most:,.1f} ms from the plan", sent)
+        planned = {request.id: request.arrival_ns for request in self.real.workload}
+        late = [request.arrival_ns - planned[request.id] for request in self.sent]
+        most_ms = (max(late) - min(late)) / 1e6
+        note = f"up to {most_ms:,.1f} ms from the plan"
+        return self._part("arrival times", self._simulated({}, self.sent), note)
 
     def decisions(self) -> Part:
-        if self._steps is None:
-            return _unknown("decisions", self._why_no_steps)
-        plan = Plan.of(as_config(self._config))
-        made = retimed(
-            self._real, predicted_ns(plan.latency, self._steps), host_ns(plan.host, self._steps)
-        )
+        if isinstance(self.steps, str):
+            return _unknown("decisions", self.steps)
+        made = self._retimed(self.steps.recorded, {})
         return self._part("decisions", made, "its own batches, timed by the models")
 
     def everything(self) -> Part:
-        if self._steps is not None:
-            latency = Plan.of(as_config(self._config | {"latency": self._put["latency"]})).latency
-            host = HostModel(HostOptions(**self._put["host"]))
-            made = retimed(
-                self._real, predicted_ns(latency, self._steps), host_ns(host, self._steps)
-            )
+        if not isinstance(self.steps, str):
+            made = self._retimed(self.steps.recorded, self.steps.sections)
             return self._part("all of these", made, "what is left is within steps and between them")
-        return self._with("all that is known", self._put, "", self._sent)
+        kv = self._kv_section()
+        sections = {} if kv is None else {"kv": kv}
+        return self._part("all that is known", self._simulated(sections, self.sent), "")
 
-    def _with(
-        self, name: str, sections: Mapping[str, Any], note: str, sent: Workload | None = None
-    ) -> Part:
-        config = self._config | dict(sections)
-        made = replay(sent or self._real.workload, config, ranks=self._ranks).run
-        return self._part(name, made, note)
+    def _simulated(self, sections: Mapping[str, Any], sent: Workload | None = None) -> RealRun:
+        """The run simulated with these sections, and requests sent then."""
+        config = {**self.config, **sections}
+        return replay(sent or self.real.workload, config, ranks=self.ranks).run
+
+    def _retimed(self, steps: Steps, sections: Mapping[str, Any]) -> RealRun:
+        """The run's own batches, timed by the models of these sections."""
+        plan = Plan.of(as_config({**self.config, **sections}))
+        return retimed(self.real, predicted_ns(plan.latency, steps), host_ns(plan.host, steps))
 
     def _part(self, name: str, made: RealRun, note: str) -> Part:
-        found = _errors(figures(self._real, made))
+        found = _means(figures(self.real, made))
         errors = {latency: found[latency] for latency in self.base if latency in found}
         explained = {k: abs(self.base[k]) - abs(error) for k, error in errors.items()}
         return Part(name, errors, explained, note)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from simulator.validation.budget import Budget
-    from simulator.validation.validate import Compared, Validation
+    from simulator.validation.compare import Compared
+    from simulator.validation.validate import Validation
 
 NAMES = ("real", "simulated")
 PER_SERIES_INCHES = 1.6

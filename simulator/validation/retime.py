@@ -105,7 +105,7 @@ def retimed(real: RealRun, device: Int64s, host: Int64s) -> RealRun:
     launches = table["launch_ns"].to_numpy(np.int64)
     origin = int(run.requests["arrival_ns"].min())
     ready = _admitted(real, launches, origin)
-    made = _timeline(device, host, ready, overlapped=overlapped)
+    anew = _timeline(device, host, ready, overlapped=overlapped)
     requests = []
     for request in real.requests:
         if request.arrival_ns is None or request.ttft_ns is None or request.e2e_ns is None:
@@ -113,7 +113,7 @@ def retimed(real: RealRun, device: Int64s, host: Int64s) -> RealRun:
             continue
         at = request.arrival_ns + origin
         first, last = (
-            made[min(int(np.searchsorted(commits, at + after)), len(made) - 1)]
+            anew[min(int(np.searchsorted(commits, at + after)), len(anew) - 1)]
             for after in (request.ttft_ns, request.e2e_ns)
         )
         requests.append(
@@ -142,26 +142,24 @@ def _timeline(device: Int64s, host: Int64s, ready: Int64s, *, overlapped: bool) 
     """When each step is committed, nanoseconds from the first arrival: the loops of `policies.loops`."""
     before = host[:4].sum(axis=0).tolist()
     after = host[4:].sum(axis=0).tolist()
-    takes, earliest = device.tolist(), ready.tolist()
-    commits = np.zeros(len(takes), np.int64)
-    now = end = 0
-    pending: tuple[int, int] | None = None  # the step in flight, and when it ends
-    for i, duration in enumerate(takes):
-        idle = earliest[i] > now
-        if idle and pending is not None:  # the host had nothing to launch: it waited for the device
-            now = max(now, pending[1]) + after[pending[0]]
-            commits[pending[0]] = now
-            pending = None
-        now = max(now, earliest[i]) + before[i]
-        end = max(now, end) + duration
-        if not overlapped:
-            now = end + after[i]
-            commits[i] = now
-            continue
-        if pending is not None:
-            now = max(now, pending[1]) + after[pending[0]]
-            commits[pending[0]] = now
-        pending = (i, end)
-    if pending is not None:
-        commits[pending[0]] = max(now, pending[1]) + after[pending[0]]
-    return commits
+    commits: list[int] = []
+    ends: list[int] = []
+
+    def commit_next() -> int:
+        """Collect the step in flight; returns when the host is done with it."""
+        i = len(commits)
+        commits.append(max(now, ends[i]) + after[i])
+        return commits[i]
+
+    ahead = int(overlapped)  # steps that stay in flight while the host prepares the next
+    now = 0
+    for i, (duration, earliest) in enumerate(zip(device.tolist(), ready.tolist(), strict=True)):
+        if earliest > now and len(commits) < len(ends):
+            now = commit_next()  # the host had nothing to launch: it waited for the device
+        now = max(now, earliest) + before[i]
+        ends.append(max(now, ends[-1] if ends else 0) + duration)
+        if len(ends) - len(commits) > ahead:
+            now = commit_next()
+    if len(commits) < len(ends):
+        commit_next()
+    return np.array(commits, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_a_run_becomes_a_profile_with_its_errors_and_a_picture(twin, run):
     assert "Qwen/Qwen3-8B on NVIDIA H200" in result.stdout
     for said in ("every 5th step", "the largest work", "summed time", "decode_kv_tokens"):
         assert said in result.stdout
+    assert re.search(r"\d %", result.stdout)
+    assert not re.search(r"\d%", result.stdout)
     assert "plot: p.png" in result.stderr
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     profile = CalibratedProfile.load("p.json")
@@ -61,6 +64,20 @@ def test_a_run_given_twice_is_one_message(twin, run):
     assert result.exit_code == 2
     assert "have the same steps, to the nanosecond: give each run once" in result.stderr
     assert not Path("p.json").exists()
+
+
+def test_a_bad_fit_is_warned_of_and_every_simulation_with_it_says_so(twin, trace):
+    with noisy_device(0.5):
+        simulate(work(1, 40, rate=10), out="bad", records=("requests", "steps", "decisions"))
+    result = twin("calibrate", "bad", "--out", "p.json", "--no-plot")
+    assert result.exit_code == 0
+    (warning,) = (line for line in result.stderr.splitlines() if line.startswith("warning: "))
+    assert "fits badly" in warning
+    assert "fits badly" not in result.stdout
+    sets = ("--set", "latency.model=calibrated", "--set", "latency.profile=p.json")
+    assert twin("simulate", "--trace", trace, "--out", "out", *sets).exit_code == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert warning.removeprefix("warning: ") in manifest["approximations"]
 
 
 def test_json_is_all_that_stdout_gets(twin, run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,6 +30,8 @@ def test_a_run_of_the_simulator_has_no_error_against_itself(twin, trace):
     result = twin("validate", "one", "--out", "checked")
     assert result.exit_code == 0
     assert "TTFT mean" in result.stdout
+    assert "+0.00 %" in result.stdout
+    assert not re.search(r"\d%", result.stdout)
     made = json.loads(Path("checked/validation.json").read_text())
     assert [row["error"] for row in made["runs"][0]["figures"]] == pytest.approx(
         [0] * len(made["runs"][0]["figures"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simulator import Plan, SimulatorConfig, StepShape, simulate
-from simulator.calibration.fitting import Calibration, calibrate
+from simulator.calibration.fitting import LARGE_ERROR, Calibration, calibrate
 from simulator.calibration.holdout import predict
 from simulator.calibration.robust import fit_mean
 from simulator.calibration.steps import Steps
@@ -146,6 +146,20 @@ def test_another_trace_rate_and_policy_are_predicted(
         one, two = getattr(real.summary(), metric), getattr(predicted.summary(), metric)
         assert two.mean == pytest.approx(one.mean, rel=0.03), metric
         assert two.p50 == pytest.approx(one.p50, rel=0.04), metric
+
+
+def test_a_fit_that_is_far_off_warns_and_says_by_how_much_and_what_helps(noisy: Run) -> None:
+    assert calibrate([noisy]).warning is None
+    bad = recorded(work(1, 40, rate=12), 0.5, **LIMITS)
+    made = calibrate([bad])
+    worst = max(error.median for error in made.profile.errors.values())
+    assert worst > LARGE_ERROR
+    assert f"off by {100 * worst:.1f} % in the median" in made.warning
+    for helps in ("more steps", "a quieter machine", "`runtime.clock: cpu`"):
+        assert helps in made.warning
+    assert made.profile.approximations[0] == made.warning
+    bad.manifest["config"]["runtime"] = {"clock": "cpu"}
+    assert "runtime.clock" not in calibrate([bad]).warning
 
 
 def test_several_runs_are_fitted_together_and_each_is_held_out_once(noisy: Run) -> None:

@@ -16,13 +16,16 @@ from simulator.data_parallel import simulate_ranks
 from simulator.simulation import as_config, simulate
 from simulator.validation.answer import answers
 from simulator.validation.budget import budget, measured_arrivals
+from simulator.validation.compare import Question
 from simulator.validation.figures import figures
-from simulator.validation.replay import latency_section, replay
+from simulator.validation.latency import latency_section
+from simulator.validation.repeats import check_repeats
+from simulator.validation.replay import replay
 from simulator.validation.retime import predicted_ns, retimed
 from simulator.validation.series import series
 from simulator.validation.setup import setup_of
-from simulator.validation.spread import check_repeats, spreads
-from simulator.validation.validate import Question, validate
+from simulator.validation.spread import spreads
+from simulator.validation.validate import validate
 from tests.simulator.validation.made import MS, real
 from traces.errors import TraceError
 from traces.generate import generate

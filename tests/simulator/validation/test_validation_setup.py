@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from policies.config import ConfigError
-from policies.model_shape import ModelShape
+from policies.model_shape import BUNDLED_FOLDER, ModelShape
 from simulator.config import Plan
 from simulator.devices import Device
 from simulator.operators.llmservingsim import variant_folder
 from simulator.operators.shards import Parallel
 from simulator.operators.tables import TableError
 from simulator.simulation import as_config
-from simulator.validation.replay import latency_section, link_of
-from simulator.validation.setup import check_split, kv_tokens, resolved, setup_of
+from simulator.validation.assumption import resolved
+from simulator.validation.latency import latency_section, link_of
+from simulator.validation.memory import kv_tokens
+from simulator.validation.setup import setup_of
+from simulator.validation.split import check_split
 from tests.simulator.validation.made import real
 from traces.real_runs import read_real_run
 from traces.real_runs.base import EngineSettings
@@ -113,6 +117,26 @@ def test_models_and_devices_are_found_by_the_names_engines_write():
     assert setup.model.name == "Qwen/Qwen3-30B-A3B"
     assert setup.config["device"] == {"name": "rtx4090"}
     assert (setup.parallel, setup.ranks) == (Parallel(tp=1, ep=2), 2)
+
+
+def test_a_model_given_by_its_path_is_simulated_from_there(tmp_path):
+    shape = json.loads((BUNDLED_FOLDER / "Qwen--Qwen3-4B.json").read_text())
+    path = tmp_path / "mine" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(shape | {"num_hidden_layers": 7}))
+    engine = EngineSettings("vllm", device="RTX4090")
+    run = replace(real([(1, 2)]), engine=engine)
+    for setup in (setup_of(run, model=str(path)), setup_of(run, model=str(path), config={})):
+        assert Plan.of(as_config(setup.config)).model.layers == 7
+
+
+def test_a_model_and_a_device_given_beside_a_config_are_simulated():
+    config = {"model": {"path": "Qwen/Qwen3-8B"}, "device": {"name": "h200"}}
+    setup = setup_of(real([(1, 2)]), config=config, model="Qwen/Qwen3-4B-AWQ", device="RTX4090")
+    assert setup.config == {"model": {"path": "Qwen/Qwen3-4B"}, "device": {"name": "rtx4090"}}
+    assert [str(one) for one in setup.assumptions] == [
+        "model.path = Qwen/Qwen3-4B: the shape of Qwen/Qwen3-4B-AWQ, by its name"
+    ]
 
 
 def test_what_cannot_be_simulated_is_said():
