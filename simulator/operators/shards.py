@@ -33,8 +33,11 @@ class Parallel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tp: int = Field(1, ge=1)
+    """Tensor parallel: GPUs that each product is split over."""
     ep: int = Field(1, ge=1)
+    """Expert parallel: GPUs that share the experts, each with whole ones."""
     pp: int = Field(1, ge=1)
+    """Pipeline parallel: stages that share the layers."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

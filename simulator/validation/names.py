@@ -6,11 +6,13 @@ by its product's name too.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from policies.config import ConfigError
 from policies.model_shape import ModelShape, bundled_models
 from simulator.devices import Device, known_devices
+from simulator.model_file import load_shape
 from simulator.validation.assumption import Assumption
 
 # of a GPU's name in a tool's output, what does not tell one from another
@@ -44,7 +46,7 @@ def model_named(name: str | None) -> Model:
     if name is None:
         raise ConfigError("the run does not say its model; give it with --model")
     try:
-        return Model(name, ModelShape.load(name))
+        return Model(name, load_shape(name))
     except ValueError as error:
         wanted = name.rsplit("/", 1)[-1].lower()
         alike = [m for m in bundled_models() if wanted.startswith(m.rsplit("/", 1)[-1].lower())]
@@ -59,14 +61,14 @@ def device_named(name: str | None) -> Device:
     """A GPU.
 
     Args:
-        name: as known here, or of the product; None where a run does not say.
+        name: as known here, of the product, or the path of a datasheet; None where a run does not say.
 
     Raises:
         ConfigError: where it is not known.
     """
     if name is None:
         raise ConfigError("the run does not say its GPU; give it with --device")
-    plain = name.lower()
+    plain = "" if Path(name).is_file() else name.lower()
     for word in NOISE:
         plain = plain.replace(word, "")
     for known in known_devices():

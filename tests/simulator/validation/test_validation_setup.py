@@ -40,6 +40,26 @@ def test_settings_that_a_run_does_not_say_are_told_as_assumptions():
     assert setup.config["policy"]["context_limit"] == 4096
 
 
+def test_a_datasheet_of_one_s_own_is_not_taken_for_the_gpu_that_its_file_is_called_after(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    sheet = {
+        "product": "My GPU",
+        "bf16_flops": 1e15,
+        "fp8_flops": None,
+        "memory_bandwidth": 4e12,
+        "memory_bytes": 50 << 30,
+    }
+    Path("h200-mine.json").write_text(json.dumps(sheet), encoding="utf-8")
+    run = real([(1, 2)])
+    preset = {"preset": "vllm"}
+    own = setup_of(run, model="Qwen/Qwen3-8B", device="h200-mine.json", given=preset)
+    assert own.config["device"] == {"name": "h200-mine.json"}
+    h200 = setup_of(run, model="Qwen/Qwen3-8B", device="NVIDIA H200", given=preset)
+    assert own.config["kv"]["capacity_tokens"] < h200.config["kv"]["capacity_tokens"]
+
+
 def test_what_is_given_is_not_assumed():
     engine = EngineSettings("vllm", model="meta-llama/Llama-3.1-8B", device="RTXPRO6000")
     run = replace(real([(1, 2)]), engine=engine)
