@@ -267,7 +267,7 @@ class DecodeFirst(Batching):
                 self.kv.register(request, request.seq_len - 1)
         for request in self.active.in_order(ends):
             if request.state is State.WAITING:  # preempted, its last token still came
-                s.waiting.remove(request)
+                s.leave_queue([request])
             elif s.overlapped:
                 self.kv.register(request, request.seq_len - 1)
             s.finish(request, ends[request])
