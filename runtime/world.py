@@ -13,20 +13,21 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from policies.batch import NO_EVENTS, Inbox, Mode, StepResult
+from policies.batch import NO_EVENTS, Events, Inbox, Mode, StepResult
 from policies.effects import NOT_REPEATED, Collect, Launch, Receive, Repeat, Report
 from policies.loops import LOOPS
 from policies.recovery import split_after_failure, start_over
 from policies.stuck import StuckGuard
 from runtime.executor import StepError
 from runtime.forward import Admission
+from runtime.host_timer import HostTimer
 from runtime.logprobs import note_logprobs
 from runtime.ticket import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policies.batch import Batch, Events, PrefillItem
+    from policies.batch import Batch, PrefillItem
     from policies.request import Request
     from policies.scheduler import Scheduler
     from runtime.arrivals import Arrivals
@@ -87,10 +88,8 @@ class World:
         self._members: tuple[Job, ...] = ()  # the jobs of that cohort
         self._stuck = StuckGuard()
         self._calibrated_ns = clock.now()
-        # host time of the round going on, and when the phase going on began
-        self._receive_ns = 0
-        self._mark_ns = 0
-        self._collected: Ticket | None = None
+        self._timer = HostTimer(clock)
+        self._collected: Ticket | None = None  # and not yet committed
 
     def run(self) -> None:
         """Run until nothing will come in and nothing is left to do.
@@ -131,7 +130,7 @@ class World:
     # -- coming in ----------------------------------------------------------------------------
 
     def _receive(self) -> Inbox:
-        now = self._mark_ns = self._clock.now()
+        now = self._timer.begin()
         jobs, aborts = self._arrivals.take(now)
         for job in jobs:
             self._jobs[job.request] = job
@@ -157,18 +156,18 @@ class World:
     # -- steps --------------------------------------------------------------------------------
 
     def _launch(self, batch: Batch) -> Ticket:
-        planned = self._clock.now()
+        self._timer.lap()  # planned
         jobs = self._sampling_jobs(batch)
-        task = None
-        prepared = planned
+        step, admissions = None, []
         if batch.mode is not Mode.EMPTY:
             self._stuck.launched()
             step = self._inputs.build(batch)
             admissions = [self._admission(item) for item in batch.prefill if item.samples]
-            prepared = self._clock.now()
-            task = self._executor.launch(step, admissions)
-        launched = self._clock.now()
-        host = (self._receive_ns, planned - self._mark_ns, prepared - planned, launched - prepared)
+        self._timer.lap()  # prepared
+        task = None if step is None else self._executor.launch(step, admissions)
+        launched = self._timer.lap()
+        receive, schedule, prepare, launch = self._timer.laps
+        host = receive, schedule, prepare, launch
         ticket = Ticket(batch, task, jobs, self.scheduler.gauges(), host, launched)
         self._in_flight.append(ticket)
         self._recorder.launched(ticket)
@@ -210,8 +209,8 @@ class World:
             if sampled.logprobs is not None:
                 note_logprobs(ticket.jobs, places, sampled)
         self._collected = ticket
-        now = self._mark_ns = ticket.collected_ns = self._clock.now()
-        ticket.collect_host_ns = now - waited
+        ticket.collected_ns = self._clock.now()
+        ticket.collect_host_ns = ticket.collected_ns - waited
         return StepResult(ticket.stops)
 
     # -- telling ------------------------------------------------------------------------------
@@ -229,12 +228,10 @@ class World:
                 self._leave_row(request)
             for request in events.ended:
                 self._end(request, now)
-        now = self._clock.now()
         if ticket is not None:
-            self._recorder.committed(ticket, now)
+            self._recorder.committed(ticket, self._clock.now())
         else:
-            self._receive_ns = now - self._mark_ns
-            self._mark_ns = now
+            self._timer.lap()  # received
 
     def _tell_tokens(self, ticket: Ticket, events: Events, now: int) -> None:
         dropped = set(events.dropped)
@@ -282,7 +279,7 @@ class World:
                 self._jobs[request].error = str(error)
         now = self._clock.now()
         self._recorder.restarted(self.scheduler.iteration, now)
-        self._recorder.events(type(NO_EVENTS)(ended=tuple(failed)), None, now)
+        self._recorder.events(Events(ended=tuple(failed)), None, now)
         for request in failed:
             self._end(request, now)
         for request in rest:

@@ -31,9 +31,11 @@ WORTH_LEAPING = 4
 
 
 class _Course:
-    """Where the rounds gone through so far have led, in nanoseconds.
+    """Where the rounds gone through so far have led; times in nanoseconds.
 
     Attributes:
+        left: rounds that may still be gone through.
+        left_to_stop: rounds up to the one that commits the first stop, that one included.
         rows: of the last stretch, in the step before its first.
         begun: when the next round begins.
         step_ns: how long the device takes for the last step.
@@ -41,9 +43,13 @@ class _Course:
         first: what the host spends on the next round's collecting and commit, where that ends requests.
     """
 
-    __slots__ = ("begun", "first", "pending_ns", "rows", "step_ns")
+    __slots__ = ("begun", "first", "left", "left_to_stop", "pending_ns", "rows", "step_ns")
 
-    def __init__(self, rows: DecodeRows, begun: int, last: Ticket) -> None:
+    def __init__(
+        self, left: int, left_to_stop: int, rows: DecodeRows, begun: int, last: Ticket
+    ) -> None:
+        self.left = left
+        self.left_to_stop = left_to_stop
         self.rows = rows
         self.begun = begun
         self.step_ns = last.end_ns - last.start_ns
@@ -64,6 +70,7 @@ class Leaper:
     ) -> None:
         self._scheduler = scheduler
         self._overlapped = scheduler.overlapped
+        self._lag = int(scheduler.overlapped)  # rounds from a step's launch to its commit
         self._load = load
         self._latency = latency
         self._host = host
@@ -82,72 +89,76 @@ class Leaper:
         assert rows is not None
         if last.result.stops and self._overlapped:
             return None
-        # up to the round that commits the first stop: under `overlapped` that after its launch
-        to_stop = self._model.rounds_to_stop(rows) + self._overlapped
+        to_stop = self._model.rounds_to_stop(rows) + self._lag
         most = min(repeat.in_all, to_stop, MOST)
         until = self._load.next_ns()
         if most < WORTH_LEAPING:
             return None
         if until is not None and now + (WORTH_LEAPING - 1) * (last.end_ns - last.start_ns) >= until:
             return None
-        at = _Course(rows, now, last)
-        stretches = self._stretches(repeat, at, most, to_stop, until)
+        at = _Course(most, to_stop, rows, now, last)
+        stretches = self._stretches(repeat, at, until)
         if not stretches:
             return None
-        rounds = sum([len(stretch.commit) for stretch in stretches])
         s, pending = self._scheduler, last if self._overlapped else None
-        stops = self._stop(stretches[-1], at.rows) if rounds == to_stop else ()
+        stops = () if at.left_to_stop else self._stop(stretches[-1], at.rows)
         aside = len(s.running.requests) - len(rows.requests)  # running, but not in the steps
         return Leap(stretches, at.rows, pending, stops, aside, len(s.waiting))
 
-    def _stretches(
-        self, repeat: Repeat, at: _Course, most: int, to_stop: int, until: int | None
-    ) -> list[Stretch]:
+    def _stretches(self, repeat: Repeat, at: _Course, until: int | None) -> list[Stretch]:
         """The rounds, by who decodes in them."""
         s, rows = self._scheduler, at.rows
         aside = len(s.running.requests) - len(rows.requests)
         departures = _nobody() if repeat.departures is None else repeat.departures()
         stretches: list[Stretch] = []
-        left = most
-        while left > 0:
+        while at.left > 0:
             requests = len(rows.requests)
             host = self._host.decode_round(len(s.waiting), requests + aside, requests)
-            whole, following = self._reach(rows, next(departures, None), to_stop - most + left)
-            stretch = self._stretch(rows, host, min(left, whole), at, until)
+            whole, following = self._reach(rows, next(departures, None), at.left_to_stop)
+            stretch = self._stretch(rows, host, min(at.left, whole), at, until)
             done = 0
             if stretch is not None:
                 stretches.append(stretch)
                 done = len(stretch.commit)
-                left -= done
-            if following is None or rows.round + 1 + done < following.round:
+            if following is None or done < whole:
                 break
-            ending = self._host.commit_ns(requests, requests - len(following.requests))
-            if self._overlapped:  # they end with the next round
-                if left == 1 and most == to_stop:
-                    break  # with a stop in the same commit: who ends first is the scheduler's to say
-                at.first = host.collect, ending
-                left = min(left, 1) if self._ends_matter else left
-            else:
-                assert stretch is not None
-                stretch.end_with(ending - host.commit)
-                at.begun = stretch.commit_ns
-                left = 0 if self._ends_matter else left
+            self._depart(requests - len(following.requests), requests, host, stretch, at)
             rows = DecodeRows(following.cohort, following.round - 1)
         return stretches
 
     def _reach(
-        self, rows: DecodeRows, following: DecodeRows | None, to_stop: int
+        self, rows: DecodeRows, following: DecodeRows | None, left_to_stop: int
     ) -> tuple[int, DecodeRows | None]:
-        """Rounds up to the one in which members will have left, and the rows from there on.
+        """Rounds that launch steps of the same requests, and the rows from there on.
 
-        There are none where that is the last round that can be foreseen.
+        There are none where the commit that ends members cannot be gone through: nobody remains, or a
+        stop comes with it or before (who ends first is the scheduler's to say). The rounds are then
+        those before that commit.
         """
         if following is None:
             return NEVER, None
         rounds = following.round - rows.round - 1
-        if following.requests and (self._overlapped or rounds < to_stop):
+        ending = rounds + self._lag  # the round that commits the last step they are in
+        if following.requests and ending < left_to_stop:
             return rounds, following
-        return rounds - (not self._overlapped), None  # under `serial` its last commit ends them
+        return ending - 1, None
+
+    def _depart(
+        self, ended: int, requests: int, host: HostRound, stretch: Stretch | None, at: _Course
+    ) -> None:
+        """So many of the requests end: their last step is that of the round gone through last.
+
+        Its own commit takes longer or, under `overlapped`, that of the next round.
+        """
+        commit_ns = self._host.commit_ns(requests, ended)
+        if self._overlapped:
+            at.first = host.collect, commit_ns
+        else:
+            assert stretch is not None
+            stretch.end_with(commit_ns - host.commit)
+            at.begun = stretch.commit_ns
+        if self._ends_matter:  # up to the round that commits them
+            at.left = min(at.left, self._lag)
 
     def _stretch(
         self, rows: DecodeRows, host: HostRound, rounds: int, at: _Course, until: int | None
@@ -176,17 +187,15 @@ class Leaper:
         stretch = Stretch(
             requests, kv_tokens, host, at.begun, device, commit, first, overlapped=overlapped
         )
-        at.rows, at.begun, at.step_ns, at.pending_ns = (
-            rows,
-            stretch.commit_ns,
-            stretch.step_ns,
-            stretch.end_ns,
-        )
+        at.rows, at.begun = rows, stretch.commit_ns
+        at.step_ns, at.pending_ns = stretch.step_ns, stretch.end_ns
+        at.left -= done
+        at.left_to_stop -= done
         return stretch
 
     def _stop(self, stretch: Stretch, rows: DecodeRows) -> Sequence[int]:
         """The last round commits a step in which members may stop: let them end with it."""
-        committed = DecodeRows(rows.cohort, rows.round + len(stretch.commit) - self._overlapped)
+        committed = DecodeRows(rows.cohort, rows.round + len(stretch.commit) - self._lag)
         stops = self._model.stopping(committed)
         if stops:
             stretch.end_with(

@@ -5,8 +5,8 @@ out tokens until the budget is used up: first to the requests that run, in the o
 admitted, then to waiting ones. So several prompts can be in chunks at once, beside all decodes. When
 a running request finds no free block, another is preempted, to be computed again later.
 
-Most steps decode everyone that runs, and then go on with prompts; they take one round of the running
-batch. Only where blocks or budget run out are running requests gone through one by one.
+This module plans the step, admits, and accounts for results. Who is active is kept in
+`policies.batching.active`, and their part of a step handed out in `policies.batching.grants`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Literal
 from policies.admission.adapters import AdapterSlots
 from policies.admission.intake import ContextIntake
 from policies.batch import Batch, Mode, PrefillItem, Repetition, RoundStates
+from policies.batching.active import Active
 from policies.batching.base import Batching
-from policies.batching.block_pressure import may_start, round_fits, stays_stuck, victim_of
+from policies.batching.block_pressure import may_start, stays_stuck
+from policies.batching.grants import Grants
 from policies.batching.outcome import outcome_of
 from policies.batching.step import Step
 from policies.kv.block_memory import BlockMemory
@@ -28,7 +30,6 @@ from policies.request import FinishReason, State
 if TYPE_CHECKING:
     from policies.batch import DecodeRows
     from policies.config import PolicyConfig
-    from policies.kv.blocks import Int64Array
     from policies.kv.pool import KVPool
     from policies.request import Request
     from policies.scheduler import Scheduler
@@ -82,17 +83,11 @@ class DecodeFirst(Batching):
         self.reserve_whole = scheduler_reserve_full_isl
         self.watermark = watermark
         self.unhashed_first = reuse_unhashed_first
-        self.active: dict[Request, None] = {}  # running in vLLM's sense, in order of admission
+        self.active = Active()
         self.announced: list[Request] = []  # ends that the last planning took note of
         self._unannounced: list[Request] = []
-        self._prefilling: dict[Request, None] = {}  # active, not yet decoding
-        self._joining: list[Request] = []  # their prefill ended in the last step
-        self._sitting_out: dict[Request, None] = {}  # decode, but got no token in the last step
-        self._rested: list[Request] = []  # back from sitting out, in this step
         # who was first to be admitted and did not fit, and its hits
         self._stuck: tuple[Request, int] | None = None
-        self._admissions = 0
-        self._rank: dict[Request, int] = {}  # by admission: the order within a batch
 
     # -- what it is built with ----------------------------------------------------------------
 
@@ -116,6 +111,7 @@ class DecodeFirst(Batching):
             caching=config.cache == "blocks",
             unhashed_first=self.unhashed_first,
         )
+        self._grants = Grants(self.kv, self.active)
         return self.kv
 
     def make_intake(self, config: PolicyConfig, capacity: int) -> ContextIntake:
@@ -141,12 +137,12 @@ class DecodeFirst(Batching):
         if not s.live and not self.announced:
             return None
         self._stuck = None
-        self._take_back(s)
+        self.active.take_back(s)
         step = Step(self.max_tokens, self._threshold(s))
         s.running.leave_finishing()
-        if not self._grant_round(s, step):
-            self._grant_one_by_one(s, step)
-        if s.priorities.enabled and type(s.order) is FCFS:  # vLLM's own: always in order
+        if not self._grants.grant_round(s, step):
+            self._grants.grant_one_by_one(s, step)
+        if self._always_by_priority(s):
             s.waiting.sort(key=lambda r: (s.priorities.rank(r), r.arrival_ns, r.id))
         if s.waiting and not step.preempted:
             self._admit_waiting(s, step)
@@ -157,106 +153,15 @@ class DecodeFirst(Batching):
             mode = Mode.EMPTY if step.rows is None else Mode.DECODE
         return Batch(s.iteration, mode, items, step.rows)
 
-    def _take_back(self, s: Scheduler) -> None:
-        """Those whose prefill has ended, or who sat out the last step, decode from now on."""
-        self._rested = list(self._sitting_out)
-        if not (self._joining or self._rested):
-            return
-        back = [r for r in self._joining if r.state is State.PREFILL] + self._rested
-        self._joining.clear()
-        self._sitting_out.clear()
-        for request in back:
-            self._prefilling.pop(request, None)
-        s.join_running(back)
-        rank = self._rank.__getitem__
-        newest = list(map(rank, s.running.requests[-len(back) - 1 :]))  # and who was last
-        if newest != sorted(newest):  # mostly they are the last admitted
-            s.running.keep(sorted(s.running, key=rank))
+    @staticmethod
+    def _always_by_priority(s: Scheduler) -> bool:
+        """Whether the queue is vLLM's own under priorities: in order before anything looks at it."""
+        return s.priorities.enabled and type(s.order) is FCFS
 
     def _threshold(self, s: Scheduler) -> int:
-        if self.threshold == 0 or (requests := len(self.active) + len(s.waiting)) <= 1:
+        if self.threshold == 0 or (requests := len(self.active.requests) + len(s.waiting)) <= 1:
             return 0
         return max(self.threshold, self.max_tokens // requests) if self.adaptive else self.threshold
-
-    def _grant_round(self, s: Scheduler, step: Step) -> bool:
-        """The common case: all that runs decodes, then prompts go on, and there is room for all."""
-        decodes = len(s.running)
-        shares = self._shares_of_prompts(s, step, step.budget - decodes)
-        if shares is None or decodes > step.budget or not round_fits(self.kv, s.running, shares):
-            return False
-        if decodes:
-            step.budget -= decodes
-            self.kv.extend_round(s.running, known_ahead=0 if s.overlapped else 1)
-            step.rows = s.running.advance()
-            for request in self._rested:  # nothing of theirs is in flight: all is known
-                self.kv.register(request, request.seq_len)
-        for request, tokens in shares:
-            self.kv.extend(request, request.kv_len + tokens)
-            step.grant(self.kv, request, tokens)
-        return True
-
-    def _shares_of_prompts(
-        self, s: Scheduler, step: Step, budget: int
-    ) -> list[tuple[Request, int]] | None:
-        """What prompts in chunks get once all decodes have theirs; None if some come before a decode."""
-        first = next(iter(self._prefilling), None)
-        if first is None:
-            return []
-        if self._rested or (s.running and self._rank[s.running.requests[-1]] > self._rank[first]):
-            return None
-        shares = []
-        for request in self._prefilling:
-            if budget <= 0:
-                break
-            tokens = min(step.share(request.seq_len - request.kv_len), budget)
-            shares.append((request, tokens))
-            budget -= tokens
-        return shares
-
-    def _grant_one_by_one(self, s: Scheduler, step: Step) -> None:
-        """Hand out tokens to running requests in order, preempting where blocks run out."""
-        decoding = set(s.running)
-        order = list(self.active)
-        at = 0
-        while at < len(order) and step.budget > 0:
-            request = order[at]
-            if request in self._prefilling:
-                behind = request.seq_len - request.kv_len
-            elif request in decoding:
-                behind = 1
-            else:  # its last token is in flight
-                at += 1
-                continue
-            tokens = min(step.share(behind), step.budget)
-            fits = self.kv.extend(request, request.kv_len + tokens)
-            while not fits:
-                victim = victim_of(s, order)
-                at -= order.index(victim) < at
-                order.remove(victim)
-                self._preempt(s, victim, step)
-                if victim is request:
-                    break
-                fits = self.kv.extend(request, request.kv_len + tokens)
-            if not fits:
-                break  # it was preempted itself: nobody behind it gets anything (see the spec)
-            step.grant(self.kv, request, tokens)
-            at += 1
-        out = [request for request in s.running if request not in step.granted]
-        self._sitting_out.update(dict.fromkeys(out))
-        s.running.leave(out)
-        if s.running:
-            step.rows = s.running.advance()
-
-    def _preempt(self, s: Scheduler, victim: Request, step: Step) -> None:
-        """Take everything from a running request; it waits again, ahead of the others."""
-        step.preempted = True
-        step.budget += step.granted.pop(victim, 0)
-        if victim in step.registered and not s.config.accidents.planned_blocks_are_hits:
-            self.kv.unregister(victim, step.registered[victim])
-        self._forget(victim)
-        s.give_up(victim)
-        s.preempted.append(victim)
-        s.enqueue(victim, front=True)
 
     def _most_active(self, s: Scheduler) -> int:
         """Requests that may run at once, in vLLM's sense."""
@@ -265,15 +170,15 @@ class DecodeFirst(Batching):
     def _admit_waiting(self, s: Scheduler, step: Step) -> None:
         """Admit from the head of the queue until the budget is used up or someone does not fit."""
         most = self._most_active(s)
-        if step.budget <= 0 or len(self.active) >= most:
+        if step.budget <= 0 or len(self.active.requests) >= most:
             return
-        if not (s.priorities.enabled and type(s.order) is FCFS):
+        if not self._always_by_priority(s):
             s.arrange_waiting()
         adapters = AdapterSlots(s.config.max_loras_per_batch, base_takes_slot=False)
         adapters.hold(step.granted, step.rows.requests if step.rows else ())
         admitted: list[Request] = []
         for request in adapters.let_through(s.waiting):
-            if step.budget <= 0 or len(self.active) >= most:
+            if step.budget <= 0 or len(self.active.requests) >= most:
                 break
             found = self.kv.lookup(request)
             hit = len(found) * self.kv.page_size
@@ -282,38 +187,33 @@ class DecodeFirst(Batching):
                 break
             tokens = min(share, step.budget)
             reach = max(hit + tokens, request.seq_len) if self.reserve_whole else hit + tokens
-            spare = int(self.watermark * (self.kv.pool.blocks + 1)) if self.active else 0
+            spare = int(self.watermark * (self.kv.pool.blocks + 1)) if self.active.requests else 0
             if not may_start(self.kv, found, reach, spare):
                 if not admitted and self.reserve_whole:
                     self._stuck = request, len(found)
                 break
             if request.retractions == 0:
                 request.cached_tokens = hit
-            self._admit(step, request, found, tokens)
+            self.kv.start(request, found)
+            self.kv.extend(request, request.kv_len + tokens)
+            step.grant(self.kv, request, tokens)
+            self.active.admit(request)
             adapters.hold((request,))
             admitted.append(request)
         if admitted:
             s.leave_queue(admitted)
 
-    def _admit(self, step: Step, request: Request, found: Int64Array, tokens: int) -> None:
-        self.kv.start(request, found)
-        self.kv.extend(request, request.kv_len + tokens)
-        step.grant(self.kv, request, tokens)
-        request.state = State.PREFILL
-        self.active[request] = self._prefilling[request] = None
-        self._admissions = self._rank[request] = self._admissions + 1
-
     def _items(self, step: Step) -> tuple[PrefillItem, ...]:
         """The prompts' shares, accounted; those that reach their end decode from the next step on."""
         items = []
         for request, tokens in step.granted.items():
-            if request not in self._prefilling:
+            if request not in self.active.prefilling:
                 continue
             start = request.kv_len
             request._kv_len = request.prefix_len = start + tokens  # the scheduler keeps lengths
             last = start + tokens == request.seq_len
             if last:
-                self._joining.append(request)
+                self.active.joining.append(request)
             assert request.row is not None
             items.append(PrefillItem(request, request.row, start, tokens, last, request.epoch))
         return tuple(items)
@@ -322,8 +222,9 @@ class DecodeFirst(Batching):
 
     def repeatable(self, s: Scheduler, at_most: int) -> int:
         """See `Batching.repeatable`."""
-        busy = self._prefilling or self._joining or self._sitting_out or self._unannounced
-        if busy or len(s.running) > self.max_tokens or not self._queue_is_shut(s):
+        if self._unannounced or not self.active.all_decode():
+            return 0
+        if len(s.running) > self.max_tokens or not self._queue_is_shut(s):
             return 0
         free = self.kv.pool.free
         if s.running.pages_within(at_most) <= free:
@@ -333,7 +234,7 @@ class DecodeFirst(Batching):
 
     def _queue_is_shut(self, s: Scheduler) -> bool:
         """Whether planning will not look at the queue until someone leaves."""
-        if not s.waiting or len(self.active) >= self._most_active(s):
+        if not s.waiting or len(self.active.requests) >= self._most_active(s):
             return True
         stuck = self._stuck is not None and stays_stuck(s, self.kv, *self._stuck)
         return stuck or len(s.running) == self.max_tokens
@@ -362,11 +263,11 @@ class DecodeFirst(Batching):
     def _settle(self, s: Scheduler, ends: dict[Request, FinishReason]) -> None:
         """Let blocks that the result completes be found, then end whom it ends, in batch order."""
         if s.overlapped:
-            for request in self._sitting_out:
+            for request in self.active.sitting_out:
                 self.kv.register(request, request.seq_len - 1)
-        for request in sorted(ends, key=self._rank.__getitem__):
+        for request in self.active.in_order(ends):
             if request.state is State.WAITING:  # preempted, its last token still came
-                s.waiting.remove(request)
+                s.leave_queue([request])
             elif s.overlapped:
                 self.kv.register(request, request.seq_len - 1)
             s.finish(request, ends[request])
@@ -379,16 +280,10 @@ class DecodeFirst(Batching):
 
     def on_end(self, request: Request) -> None:
         """See `Batching.on_end`: an end is announced in one more step."""
-        self._forget(request)
+        self.active.end(request)
         self.kv.forget(request)
-        self._rank.pop(request, None)
         if request.finish_reason is not FinishReason.REFUSED:
             self._unannounced.append(request)
-
-    def _forget(self, request: Request) -> None:
-        self.active.pop(request, None)
-        self._prefilling.pop(request, None)
-        self._sitting_out.pop(request, None)
 
     def has_news(self) -> bool:
         """See `Batching.has_news`."""
@@ -396,4 +291,4 @@ class DecodeFirst(Batching):
 
     def sits_out(self, request: Request) -> bool:
         """See `Batching.sits_out`."""
-        return request in self._sitting_out
+        return request in self.active.sitting_out

@@ -8,7 +8,7 @@ computes it is planned.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from policies.kv.rounds import Crossings
     from policies.request import Request
     from policies.running import RunningBatch
+
+
+class _Passage(NamedTuple):
+    """What became of blocks in the decode rounds that were gone through."""
+
+    starts: Crossings  # where members started a block
+    lost: Int64Array  # what the block given out each time could still have been found by, or 0
+    full: Crossings  # where members filled a block
+    entered: list[int]  # at which of these crossings it was entered, in whatever order
 
 
 class BlockMemory:
@@ -131,7 +140,7 @@ class BlockMemory:
         request.blocks = array("q", found.tobytes())
         request.registered = len(found)
         request.prefix_len = len(found) * self.page_size
-        request._kv_len = request.prefix_len  # its KV is accounted here
+        request._kv_len = request.prefix_len
 
     def extend(self, request: Request, tokens: int) -> bool:
         """Give a request blocks for `tokens` tokens in all; False, and nothing, if they are not free."""
@@ -162,7 +171,7 @@ class BlockMemory:
             request.cache_creation_tokens = max(0, entered - request.cached_tokens)
 
     def finish(self, request: Request) -> None:
-        """Let go of everything a request holds; what can be found stays so until it is reused."""
+        """Release an ended request's blocks; what can be found stays so until it is reused."""
         self.release(request)
 
     def release(self, request: Request) -> None:
@@ -186,7 +195,7 @@ class BlockMemory:
             known_ahead: 1 if the token computed in this round is known on the host when it is
                 planned, so that the block it fills can be registered; 0 if it is still in flight.
         """
-        if known_ahead or running.pages_needed():  # else nobody comes to a border
+        if known_ahead or running.pages_needed():
             self._go_through(running, 1, known_ahead)
 
     def repeat_rounds(
@@ -206,9 +215,10 @@ class BlockMemory:
         pool, size = self.pool, self.page_size
         unfindable, reusable = pool.free - pool.reusable, pool.reusable
         used, evicted_before = pool.findable - pool.reusable, pool.evicted
-        starts, lost, full, entered = self._go_through(running, rounds, known_ahead)
+        passage = self._go_through(running, rounds, known_ahead)
 
         def gauges() -> Int64Array:
+            starts, lost, full, entered = passage
             taken = starts.by_round(np.arange(starts.total)).cumsum()
             evicted = starts.by_round(np.flatnonzero(lost)).cumsum()
             found = full.by_round(np.array(entered, dtype=np.int64)).cumsum()
@@ -223,28 +233,23 @@ class BlockMemory:
 
         return gauges
 
-    def _go_through(
-        self, running: RunningBatch, rounds: int, known_ahead: int
-    ) -> tuple[Crossings, Int64Array, Crossings, list[int]]:
+    def _go_through(self, running: RunningBatch, rounds: int, known_ahead: int) -> _Passage:
         """Give out and enter the blocks of many rounds.
 
         All are given out before any is entered. That makes no difference: what is given out was free
         before, what is entered was not.
-
-        Returns:
-            where members started a block, and what it could still have been found by each time;
-            where they filled one, and at which of these times it was entered.
         """
         starts = full = running.crossings(rounds)
         if known_ahead:
             full = running.crossings(rounds, ahead=known_ahead)
-        lost = _NONE
-        if starts.total:
-            lost = self._take_at(starts)
+        lost = self._take_at(starts) if starts.total else _NONE
         entered: list[int] = []
         if full.total and self.pool.caching:
-            entered = self._enter_at(full, running.planned + rounds - 1 + known_ahead)
-        return starts, lost, full, entered
+            until_round = running.planned + rounds - 1 + known_ahead
+            once = full.total == len(full.members)
+            enter = self._enter_once if once else self._enter_repeatedly
+            entered = enter(full, until_round)
+        return _Passage(starts, lost, full, entered)
 
     def _take_at(self, starts: Crossings) -> Int64Array:
         """Give a block at each crossing; returns what each could still have been found by, or 0."""
@@ -258,8 +263,8 @@ class BlockMemory:
                 request.blocks.extend(taken[i::members].tolist())
         return lost
 
-    def _enter_at(self, full: Crossings, until_round: int) -> list[int]:
-        """Let the block that each crossing fills be found.
+    def _enter_once(self, full: Crossings, until_round: int) -> list[int]:
+        """Let the block that each crossing fills be found, where no member crosses twice.
 
         Args:
             full: the crossings.
@@ -271,30 +276,41 @@ class BlockMemory:
         """
         blocks, contents = array("q"), array("q")
         entered: list[int] = []
-        members, size = len(full.members), self.page_size
-        once = members == full.total
         for i, request in enumerate(full.members):
-            first = request.registered
-            known = request._kv_len + until_round - request._joined  # a token a round
-            request.registered = until = known // size
-            numbers = self._numbers(request, until)
-            if once and until == first + 1:
-                blocks.append(request.blocks[first])
-                contents.append(numbers[first])
-                entered.append(i)
+            block = request.registered
+            until = self._full_blocks(request, until_round)
+            if until == block:
                 continue
-            blocks.extend(request.blocks[first:until])
-            contents.frombytes(numbers[first:until].tobytes())
-            crossings = range(i, full.total, members)
-            assert until - first <= len(crossings), f"{request}: a full block was not entered"
-            entered += crossings[len(crossings) - (until - first) :]
+            assert until == block + 1, f"{request}: a full block was not entered"
+            request.registered = until
+            blocks.append(request.blocks[block])
+            contents.append(self._numbers(request, until)[block])
+            entered.append(i)
         if entered:
-            every = np.array(blocks), np.array(contents)
-            if not once:
-                order = np.array(entered).argsort()
-                every = every[0][order], every[1][order]
-            self.pool.enter(*every)
+            self.pool.enter(np.array(blocks), np.array(contents))
         return entered
+
+    def _enter_repeatedly(self, full: Crossings, until_round: int) -> list[int]:
+        """As `_enter_once`, where members may cross more than once."""
+        blocks, contents = array("q"), array("q")
+        entered: list[int] = []
+        for i, request in enumerate(full.members):
+            first, until = request.registered, self._full_blocks(request, until_round)
+            crossings = range(i, full.total, len(full.members))
+            ahead = len(crossings) - (until - first)  # entered before
+            assert ahead >= 0, f"{request}: a full block was not entered"
+            request.registered = until
+            blocks.extend(request.blocks[first:until])
+            contents.frombytes(self._numbers(request, until)[first:until].tobytes())
+            entered += crossings[ahead:]
+        if entered:
+            in_order = np.array(entered).argsort()
+            self.pool.enter(np.array(blocks)[in_order], np.array(contents)[in_order])
+        return entered
+
+    def _full_blocks(self, request: Request, until_round: int) -> int:
+        """Blocks of a decoding request whose tokens are all known; it gets a token a round."""
+        return (request._kv_len + until_round - request._joined) // self.page_size
 
     def pages(self, request: Request) -> Int32Array:
         """The numbers of a request's blocks, int32."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from policies import FinishReason, PolicyConfig, Request, Scheduler, TokenLog
 from policies.batch import Inbox, StepResult
-from policies.batching.decode_first import DecodeFirst
+from policies.batching.grants import Grants
 from tests.policies.block_world import ORDERS, BlockWorld, block_cases
 from tests.policies.world import Client
 
@@ -68,7 +68,7 @@ def test_handing_out_to_all_at_once_is_handing_out_one_by_one(case: Case) -> Non
     """Otherwise a step in which everyone gets what they need would be another than it is said to be."""
     at_once = world(case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DecodeFirst, "_grant_round", lambda *_: False)
+        patch.setattr(Grants, "grant_round", lambda *_: False)
         one_by_one = world(case)
     assert at_once.batches == one_by_one.batches
     pools = [run.blocks.pool for run in (at_once, one_by_one)]
@@ -150,7 +150,7 @@ def test_prompts_in_chunks_go_on_beside_decodes_without_going_one_by_one(
     def never(*_: Any) -> None:
         raise AssertionError("went through the running requests one by one")
 
-    monkeypatch.setattr(DecodeFirst, "_grant_one_by_one", never)
+    monkeypatch.setattr(Grants, "grant_one_by_one", never)
     clients = [Client("a", prompt(4), (), 30), Client("b", prompt(60, 200), (), 2, arrival=3)]
     run = run_of(clients, 160)
     assert ({"b": 15}, ["a"]) in steps_of(run)
