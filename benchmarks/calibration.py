@@ -160,9 +160,9 @@ def again(run: Run, profile: Path) -> Run:
 def shape_of(name: str) -> str:
     """The bundled shape of a model that a run names by its folder or file."""
     from policies.model_shape import bundled_models
-    from simulator.profile import mismatches
+    from simulator.profile import same_model
 
-    fits = [m for m in bundled_models() if not mismatches(name, "h200", m, "h200")[0]]
+    fits = [m for m in bundled_models() if same_model(name, m)]
     return fits[0] if fits else name
 
 

@@ -79,8 +79,7 @@ class Cohort:
     @cached_property
     def offsets(self) -> Int64Array:
         """int64, shape (n,): KV length in round r, minus r. First read while it is current."""
-        round_ = self.first_round
-        return np.array([_kv_len_in(r, round_) - round_ for r in self.requests], dtype=np.int64)
+        return np.array([offset_of(request) for request in self.requests], dtype=np.int64)
 
     @cached_property
     def rows(self) -> Int64Array:
@@ -88,9 +87,9 @@ class Cohort:
         return np.array([r.row for r in self.requests], dtype=np.int64)
 
 
-def _kv_len_in(request: Request, round_: int) -> int:
-    """KV length of a member in a decode round, the token written in it included."""
-    return request._kv_len + round_ + 1 - request._joined
+def offset_of(request: Request) -> int:
+    """A member's KV length in a decode round, the token written in it included, less the round's number."""
+    return request._kv_len + 1 - request._joined
 
 
 class DecodeRows:
@@ -123,7 +122,7 @@ class DecodeRows:
 
     def kv_len(self, request: Request) -> int:
         """A member's KV length, the token written in this step included."""
-        return _kv_len_in(request, self.round)
+        return offset_of(request) + self.round
 
     def seq_lens(self) -> Int64Array:
         """int64, shape (n,): each row's KV length, the token written in this step included."""

@@ -17,7 +17,7 @@ from itertools import accumulate, count
 from operator import neg, sub
 from typing import TYPE_CHECKING
 
-from policies.batch import Cohort, DecodeRows
+from policies.batch import Cohort, DecodeRows, offset_of
 from policies.kv.rounds import Crossings
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class RunningBatch:
             request._left = self.planned
         self.requests = list(kept)
         for request in kept:  # behind those kept before it
-            phase = self._phases[_offset(request) % self._page_size]
+            phase = self._phases[offset_of(request) % self._page_size]
             del phase[request]
             phase[request] = None
         self._cohort = None
@@ -170,7 +170,7 @@ class RunningBatch:
 
     def _count_in(self, request: Request) -> int:
         """Count a member in; returns the round count at which it has all that it asked for."""
-        offset = _offset(request)
+        offset = offset_of(request)
         asked = request.prompt_len + request.max_new_tokens
         self._phases[offset % self._page_size][request] = None
         self._offset_sum += offset
@@ -179,7 +179,7 @@ class RunningBatch:
 
     def _count_out(self, request: Request) -> None:
         """Count out a member."""
-        offset = _offset(request)
+        offset = offset_of(request)
         del self._phases[offset % self._page_size][request]
         self._offset_sum -= offset
         self._asked_sum -= request.prompt_len + request.max_new_tokens
@@ -260,7 +260,7 @@ class RunningBatch:
                 _, join, request = heapq.heappop(ends)
                 if request._join == join:
                     requests.remove(request)
-                    offset_sum -= _offset(request)
+                    offset_sum -= offset_of(request)
             if len(requests) < left:
                 yield DecodeRows(Cohort(tuple(requests), (), round_, offset_sum), round_)
 
@@ -327,11 +327,6 @@ class RunningBatch:
         due = [r for ends_at, join, r in ending if ends_at <= committed and r._join == join]
         self._ending = [entry for entry in ending if entry[0] > committed]
         return due + [entry[2] for entry in self._take_ends(committed)]
-
-
-def _offset(request: Request) -> int:
-    """A member's KV length in round r, minus r."""
-    return request._kv_len + 1 - request._joined
 
 
 def _free_after(free: int, taken: list[int], rounds: int) -> Sequence[int]:

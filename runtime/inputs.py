@@ -81,17 +81,8 @@ class HostStep:
     """
 
     __slots__ = (
-        *(
-            "buffer",
-            "decode_only",
-            "forced",
-            "kv_lens",
-            "page_table",
-            "positions",
-            "qo_indptr",
-            "rows",
-        ),
-        *("sample_at", "sample_positions", "sample_rows", "slots", "starts", "tokens"),
+        *("buffer", "decode_only", "kv_lens", "page_table", "positions", "qo_indptr", "rows"),
+        *("forced", "sample_at", "sample_positions", "sample_rows", "slots", "starts", "tokens"),
         *("_at32", "_at64", "_width"),
     )
 

@@ -75,6 +75,11 @@ def auto_mem_fraction(
     return fraction
 
 
+def static_bytes(device: Device, mem_fraction: float) -> int:
+    """Bytes of a device for weights and KV pool: a share of what is free before either is there."""
+    return int((device.memory_bytes - CUDA_CONTEXT_BYTES) * mem_fraction)
+
+
 def kv_capacity_tokens(
     model: ModelShape,
     device: Device,
@@ -113,7 +118,7 @@ def kv_capacity_tokens(
         )
     elif not 0 < mem_fraction <= 1:
         raise ValueError(f"mem_fraction is {mem_fraction}; expected more than 0 and at most 1")
-    budget = int((device.memory_bytes - CUDA_CONTEXT_BYTES) * mem_fraction)
+    budget = static_bytes(device, mem_fraction)
     weights, token_bytes = bytes_per_gpu(
         model, parallel, weight_dtype=weight_dtype, kv_dtype=kv_dtype
     )

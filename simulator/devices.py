@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -131,6 +132,22 @@ _OVERRIDABLE: Final = tuple(
 def known_devices() -> tuple[str, ...]:
     """The short names of the datasheets that come with the package."""
     return tuple(device.name for device, _ in _datasheets())
+
+
+def datasheet_of(product: str) -> str | None:
+    """The short name of the bundled datasheet that is meant by a product, as drivers and tools write it."""
+    plain = _plain(product)
+    return next((name for name in known_devices() if plain.startswith(name)), None)
+
+
+def same_product(one: str, other: str) -> bool:
+    """Whether two names are of one product: of one datasheet or, without any, written alike."""
+    return (datasheet_of(one) or _plain(one)) == (datasheet_of(other) or _plain(other))
+
+
+def _plain(product: str) -> str:
+    """What tells one product from another."""
+    return re.sub(r"nvidia|geforce|blackwell|server edition|[^a-z0-9]", "", product.lower())
 
 
 def _named(name: str) -> Device:

@@ -54,7 +54,7 @@ class LeapRows:
         "_aside",
         "_evicted",
         "_iteration",
-        "_overlapped",
+        "_lag",
         "_rounds",
         "_states",
         "_stretches",
@@ -64,7 +64,8 @@ class LeapRows:
     )
 
     def __init__(self, leap: Leap, parts: Sequence[Repetition], evicted: int) -> None:
-        overlapped = self._overlapped = leap.pending is not None
+        # rounds from a step's launch to the row of it
+        lag = self._lag = 0 if leap.pending is None else 1
         self._rounds = len(leap)
         self._aside, self._waiting = leap.aside, leap.waiting
         self._stretches = leap.stretches
@@ -77,13 +78,13 @@ class LeapRows:
         self.gauges_after = Gauges(
             ratio, leap.waiting, running, int(free), int(evictable), int(protected), int(gone)
         )
-        if not overlapped or rounds > 1:  # the last launch has a row elsewhere
-            self.evicted_after = _at(last[-1], -1 - overlapped)
+        if rounds > lag:  # under `overlapped` the last launch has a row elsewhere
+            self.evicted_after = _at(last[-1], -1 - lag)
         elif len(parts) > 1:
             self.evicted_after = _at(self._states[-2][-1], -1)
 
     def __len__(self) -> int:
-        return self._rounds - self._overlapped
+        return self._rounds - self._lag
 
     @staticmethod
     def columns(blocks: Sequence[LeapRows]) -> list[Cells]:
@@ -110,7 +111,8 @@ class LeapRows:
         start = commit_at - collect_host - commit_host
         # of each step that is committed
         lengths = numbers(list(map(len, blocks)))
-        if not blocks[0]._overlapped:
+        lag = blocks[0]._lag
+        if not lag:
             start -= device
             kept: Any = slice(None)
         else:  # a result is committed in the round after, that of a leap's last step after the leap
@@ -131,7 +133,7 @@ class LeapRows:
             _of_rounds(values, counts, "int64" if i else "float64")
             for i, values in enumerate(states)
         )
-        opens = np.cumsum(lengths + blocks[0]._overlapped) - lengths - blocks[0]._overlapped
+        opens = np.cumsum(lengths + lag) - lengths - lag
         newly = np.diff(evicted, prepend=0)
         newly[opens] = evicted[opens] - numbers([block._evicted for block in blocks])
         return [

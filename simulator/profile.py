@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from simulator.devices import Device, known_devices
+from simulator.devices import Device, datasheet_of, same_product
 
 if TYPE_CHECKING:
     from simulator.calibration.profile import CalibratedProfile
@@ -69,8 +69,7 @@ def mismatches(
         profile_model: as the profile names it: a name, a folder or a file of weights.
         profile_device: as the profile names it: a product, or the short name of a datasheet.
         model: the name of the config's model.
-        device: what the config's device is called: the short name of a datasheet, or its path; empty
-            where only models are compared.
+        device: what the config's device is called: the short name of a datasheet, or its path.
 
     Returns:
         differences that matter, and those that cannot be told: what was measured on a device that comes
@@ -78,13 +77,11 @@ def mismatches(
     """
     wrong: list[str] = []
     unknown: list[str] = []
-    if not _same_model(profile_model, model):
+    if not same_model(profile_model, model):
         wrong.append(f"it is of model {profile_model}, the config's is {model}")
-    measured = _gpu(profile_device)
-    simulated = _gpu(Device.load(device).product) if device else ""
-    if measured == simulated:
+    if same_product(profile_device, Device.load(device).product):
         return wrong, unknown
-    if measured not in known_devices():
+    if datasheet_of(profile_device) is None:
         unknown.append(
             f"it was measured on {profile_device}, which no datasheet describes: what goes by the "
             f"device's memory goes by that of {device}"
@@ -116,7 +113,7 @@ def _check_kind(path: Path, wanted: str) -> None:
         )
 
 
-def _same_model(one: str, other: str) -> bool:
+def same_model(one: str, other: str) -> bool:
     """Whether names mean the same shape: without owner, ending and what tells variants of it apart."""
     short, long = sorted((_model_key(one), _model_key(other)), key=len)
     rest = long.removeprefix(short)
@@ -127,9 +124,3 @@ def _same_model(one: str, other: str) -> bool:
 def _model_key(name: str) -> str:
     last = re.split(r"[/\\]|--", name.rstrip("/"))[-1]
     return last.lower().removesuffix(".json").removesuffix(".gguf")
-
-
-def _gpu(product: str) -> str:
-    """The short name of the datasheet that is meant, as drivers write products; else what it says."""
-    plain = re.sub(r"[^a-z0-9]|nvidia|geforce", "", product.lower())
-    return next((name for name in known_devices() if plain.startswith(name)), plain)

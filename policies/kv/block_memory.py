@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from policies.batch import offset_of
 from policies.cache.base import Match
 from policies.cache.prefix import known_tokens
 from policies.kv.blocks import BlockPool
@@ -310,7 +311,7 @@ class BlockMemory:
 
     def _full_blocks(self, request: Request, until_round: int) -> int:
         """Blocks of a decoding request whose tokens are all known; it gets a token a round."""
-        return (request._kv_len + until_round - request._joined) // self.page_size
+        return (offset_of(request) + until_round - 1) // self.page_size
 
     def pages(self, request: Request) -> Int32Array:
         """The numbers of a request's blocks, int32."""

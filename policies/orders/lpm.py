@@ -39,7 +39,7 @@ class LongestPrefixMatch(QueueOrder):
         if not self.looks_at_cache(waiting):
             return waiting if isinstance(waiting, list) else list(waiting)
         matches = [view.match(request) for request in waiting]
-        if len(waiting) < 2:
+        if len(waiting) < 2:  # nothing to sort; its match was a use of what it found
             return list(waiting)
         last = held_back(waiting, matches, **self.in_batch)
         gain = {

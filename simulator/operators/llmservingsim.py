@@ -33,7 +33,7 @@ from simulator.operators.surface import Surface
 from simulator.operators.tables import TableError
 from simulator.operators.uniform_attention import DecodeAttention
 from simulator.operators.work import BatchWork, Work, fit_sum
-from simulator.profile import mismatches
+from simulator.profile import same_model
 from traces.readers.files import plain_or_gzipped, text_of
 
 if TYPE_CHECKING:
@@ -161,9 +161,8 @@ def variant_folder(path: Path, model: str) -> Path:
     if SPLIT.fullmatch(path.name):
         path = path.parent
     found = sorted({tp.parent for depth in LEVELS for tp in path.glob(depth) if tp.is_dir()})
-    # which device each is of, the config says
-    wrong = {p: mismatches(p_model, "", model, "")[0] for p in found if (p_model := _model_of(p))}
-    fit = [p for p in found if not wrong.get(p)]
+    models = {folder: _model_of(folder) or model for folder in found}
+    fit = [folder for folder in found if same_model(models[folder], model)]
     if len(fit) == 1:
         return fit[0]
     if not found:
@@ -171,7 +170,10 @@ def variant_folder(path: Path, model: str) -> Path:
             f"{path} holds no profile of LLMServingSim's: no folder tp1, tp2 ... in it"
         )
     if not fit:
-        raise TableError(f"{found[0]}: {wrong[found[0]][0]}; give the folder of that model")
+        raise TableError(
+            f"{found[0]}: it is of model {models[found[0]]}, the config's is {model}; give the folder of "
+            "that model"
+        )
     raise TableError(f"{path} holds several profiles: {', '.join(map(str, fit))}; give one of them")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policies.config import ConfigError
-from simulator.capacity import CUDA_CONTEXT_BYTES
+from simulator.capacity import static_bytes
 from simulator.operators.shards import bytes_per_gpu
 from simulator.validation.assumption import Assumption
 
@@ -69,7 +69,7 @@ def kv_tokens(
         ConfigError: where not one does.
     """
     weights, token = bytes_per_gpu(model, parallel, weight_dtype=weight_dtype)
-    room = int((device.memory_bytes - CUDA_CONTEXT_BYTES) * share) - weights
+    room = static_bytes(device, share) - weights
     if room < token:
         raise ConfigError(
             f"{model.name} does not fit on {device.product} split over {parallel.gpus} GPUs at {share:g} "

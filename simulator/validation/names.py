@@ -11,12 +11,9 @@ from typing import NamedTuple
 
 from policies.config import ConfigError
 from policies.model_shape import ModelShape, bundled_models
-from simulator.devices import Device, known_devices
+from simulator.devices import Device, datasheet_of
 from simulator.model_file import load_shape
 from simulator.validation.assumption import Assumption
-
-# of a GPU's name in a tool's output, what does not tell one from another
-NOISE = ("nvidia", "geforce", "blackwell", "server edition", " ", "-", "_")
 
 
 class Model(NamedTuple):
@@ -68,13 +65,8 @@ def device_named(name: str | None) -> Device:
     """
     if name is None:
         raise ConfigError("the run does not say its GPU; give it with --device")
-    plain = "" if Path(name).is_file() else name.lower()
-    for word in NOISE:
-        plain = plain.replace(word, "")
-    for known in known_devices():
-        if plain.startswith(known.replace("-", "")):
-            return Device.load(known)
+    bundled = None if Path(name).is_file() else datasheet_of(name)
     try:
-        return Device.load(name)
+        return Device.load(bundled or name)
     except ValueError as error:
         raise ConfigError(f"device: {error}; give another with --device") from None
