@@ -97,6 +97,11 @@ class Device:
         device = _named(name)
         return device.overridden(**overrides) if overrides else device
 
+    @property
+    def gpu(self) -> str:
+        """What profiles and tables of measured kernels are looked up by, whatever it was loaded by."""
+        return datasheet_of(self.product) or self.name
+
     def overridden(self, **overrides: float | None) -> Device:
         """The same device with some figures replaced and their source marked as given."""
         unknown = sorted(set(overrides) - set(_OVERRIDABLE))

@@ -166,7 +166,7 @@ def _operators(
             )
         profile, name = _condensed(section, config, model, device), "condensed"
     else:
-        name = section.profile or f"{device.name}.{model.name.rsplit('/', 1)[-1].lower()}"
+        name = section.profile or f"{device.gpu}.{model.name.rsplit('/', 1)[-1].lower()}"
         folder = Path(name)
         try:
             profile = (
@@ -211,7 +211,7 @@ def _condensed(
 
     root = None if section.tables == "installed" else section.tables
     try:
-        tables = Tables.open(device.name, section.framework, section.version, root=root)
+        tables = Tables.open(device.gpu, section.framework, section.version, root=root)
         dtype = model.resolve_weight_dtype(config.weight_dtype)
         return condense(
             tables,

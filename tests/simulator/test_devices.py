@@ -161,3 +161,14 @@ def test_a_profile_of_another_gpu_is_none_for_a_datasheet_of_ones_own(b200, tmp_
     changed = tmp_path / "mine.yaml"  # an H200 all the same, with a figure corrected
     changed.write_text(B200.replace("B200", "H200 SXM 141GB"))
     assert differ("NVIDIA H200", str(changed)) == ([], [])
+
+
+def test_a_datasheet_of_ones_own_is_looked_up_by_its_product(b200, tmp_path):
+    assert [Device.load(name).gpu for name in known_devices()] == list(known_devices())
+    assert Device.load(b200).gpu == b200
+    corrected = tmp_path / "mine.yaml"
+    corrected.write_text(B200.replace("B200", "H200 SXM 141GB"))
+    latency = {"model": "operators"}
+    config = {"device": {"name": str(corrected)}, "latency": latency}
+    plan = Plan.of(SimulatorConfig(**config))
+    assert plan.latency_source["profile"] == "h200.qwen3-8b"
